@@ -1,0 +1,53 @@
+# Every word does its own set-up; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check fix e2e sim soak bench node browser
+
+STAMP := .venv/.installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE ?= 1
+ARGS ?=
+
+help: ## list the words
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup
+	@scripts/setup python
+
+install: $(STAMP) ## create .venv with everything pinned
+
+node: $(STAMP)
+	@scripts/setup node
+
+browser: $(STAMP)
+	@scripts/setup browser
+
+serve: $(STAMP) ## run a development server on loopback
+	@holdfast dev $(ARGS)
+
+test: $(STAMP) node browser ## lint and every test that is not slow
+	@$(MAKE) --no-print-directory check
+	python -m pytest -q -m "not slow and not soak" $(ARGS)
+
+check: $(STAMP) ## ruff and mypy; edits nothing
+	ruff check .
+	ruff format --check .
+	mypy
+
+fix: $(STAMP) ## format, apply safe lint fixes, write the generated documents
+	ruff format .
+	ruff check --fix .
+	python -m edge.cli.reference
+
+e2e: $(STAMP) node browser ## real processes, sockets, files and browser
+	python -m pytest -q tests/e2e -m "not soak" $(ARGS)
+
+sim: $(STAMP) ## simulation with many seeds
+	HOLDFAST_SIM_RUNS=$${HOLDFAST_SIM_RUNS:-2000} python -m pytest -q tests/sim $(ARGS)
+
+soak: $(STAMP) ## long runs and repeated kills
+	python -m pytest -q -m soak $(ARGS)
+
+bench: $(STAMP) node ## workloads W1-W7: a table, and JSON under bench/results
+	bench/run $(ARGS)
