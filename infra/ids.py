@@ -1,0 +1,19 @@
+"""The only place that draws random numbers, so that tests and simulation can put another in its stead."""
+
+from __future__ import annotations
+
+import random as _random
+import secrets
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+
+
+def new_id() -> str:
+    """26 characters, 130 random bits: epochs, event ids, request ids."""
+    bits = secrets.randbits(130)
+    return "".join(_ALPHABET[(bits >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def random() -> float:
+    """A number in [0, 1) for jitter; not for secrets."""
+    return _random.random()

@@ -1,0 +1,81 @@
+"""SQLite handles: their pragmas, and what SQLite's errors mean to us. Nothing here knows a scope.
+
+One writer handle per file, the only one that checkpoints (two connections that write and
+checkpoint at once can meet the WAL-reset race of SQLite before 3.51.3). Readers open read-only.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from infra.errors import FileRefused, StorageError
+
+CACHE_KIB = 1024
+BUSY_MS = 2_000
+Handle = sqlite3.Connection
+
+
+def open_writer(path: Path) -> Handle:
+    """Open or create the file for its one writer. Commits do not wait for the disk (infra/barrier.py does)."""
+    try:
+        db = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=48, timeout=2
+        )
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint=0")
+            db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            db.execute("PRAGMA trusted_schema=OFF")
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as error:
+        raise storage_error(error, path) from error
+    return db
+
+
+def open_reader(path: Path) -> Handle:
+    """Open read-only beside the writer; for long reads in a worker thread, closed within seconds."""
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        db = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=2
+        )
+        db.execute("PRAGMA query_only=ON")
+    except sqlite3.Error as error:
+        raise storage_error(error, path) from error
+    return db
+
+
+@contextmanager
+def transaction(db: Handle) -> Iterator[None]:
+    """BEGIN IMMEDIATE … COMMIT; any exception rolls back and goes on."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def storage_error(error: sqlite3.Error, path: Path) -> StorageError:
+    """The typed error for what SQLite reported; the message says what an operator can do."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    where = path.name
+    if name.startswith("SQLITE_FULL"):
+        return StorageError(f"{where}: the disk is full; free space and repeat", code="disk_full")
+    if name.startswith("SQLITE_READONLY") or name.startswith("SQLITE_CANTOPEN"):
+        return StorageError(
+            f"{where}: cannot be written ({name}); check permissions and the mount",
+            code="read_only",
+        )
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return FileRefused(f"{where}: damaged ({name}); restore it or move it aside")
+    return StorageError(f"{where}: {name or type(error).__name__}: {error}")
