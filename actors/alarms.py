@@ -1,0 +1,103 @@
+"""Durable alarms: rows of a scope's ledger, run at or after their time, at least once.
+
+One timer per host waits for the earliest due time in the index. A handler that fails is tried again
+with growing delay; its row goes only after it has succeeded, so a crash in between runs it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from actors.types import Address
+from infra.errors import HoldfastError
+from infra.tasks import TaskOwner
+
+if TYPE_CHECKING:
+    from actors.host import Host
+
+log = logging.getLogger("holdfast.alarms")
+
+DUE_MAX = 64  # scopes looked at in one go
+DELAY_MAX_MS = 300_000
+LOOK_MAX_S = 3600.0  # the clock may be set; look again at least this often
+
+AlarmHandler = Callable[[Address, str, str | None, int], Awaitable[None]]
+"""(address, name, payload, attempt counted from 1)"""
+
+
+class Alarms:
+    """The host's timer and the runs under way."""
+
+    def __init__(self, host: Host, handler: AlarmHandler | None) -> None:
+        self._host = host
+        self._handler = handler
+        self._tasks = TaskOwner()
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[Address] = set()
+        self._stopped = False
+
+    def look(self) -> None:
+        """Set the timer to the earliest alarm. Call after an alarm was set."""
+        if self._handler is None or self._stopped:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        due_at = self._host.index.next_due()
+        if due_at is not None:
+            delay = min(LOOK_MAX_S, max(0.0, (due_at - self._host.now_ms()) / 1000))
+            self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def stop(self) -> None:
+        """Start no more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def aclose(self) -> None:
+        await self._tasks.aclose()
+
+    def _fire(self) -> None:
+        for address in self._host.index.due(self._host.now_ms(), DUE_MAX):
+            if address not in self._running:
+                self._running.add(address)
+                self._tasks.spawn(self._run_scope(address), name=f"alarm {address.scope[:40]}")
+        if not self._running:
+            self.look()
+
+    async def _run_scope(self, address: Address) -> None:
+        try:
+            await self._run_due(address)
+        except HoldfastError as error:
+            log.warning("alarm put off scope=%s error=%s", address.scope, error)
+            self._host.index.set_due(address, self._host.now_ms() + DELAY_MAX_MS)
+        finally:
+            self._running.discard(address)
+            self.look()
+
+    async def _run_due(self, address: Address) -> None:
+        now = self._host.now_ms()
+        alarms = await self._host.alarms_of(address)
+        for name, due_at, payload, attempts in alarms:
+            if due_at <= now:
+                await self._run_one(address, name, due_at, payload, attempts)
+        await self._host.settled(address)
+        left = await self._host.alarms_of(address)
+        self._host.index.set_due(address, min((due for _, due, _, _ in left), default=None))
+
+    async def _run_one(
+        self, address: Address, name: str, due_at: int, payload: str | None, attempts: int
+    ) -> None:
+        assert self._handler is not None
+        try:
+            await self._handler(address, name, payload, attempts + 1)
+        except Exception:  # the user's code: whatever it raises means "not done"
+            delay = min(DELAY_MAX_MS, 1000 * 2 ** min(attempts, 20))
+            log.exception("alarm failed scope=%s name=%s attempt=%d", address.scope, name, attempts + 1)
+            later = (name, self._host.now_ms() + delay, payload, attempts + 1)
+            self._host.submit_alarm(address, [later], [])
+        else:
+            # Only if it is still the one that ran: the handler may have set it anew.
+            self._host.submit_alarm(address, [], [(name, due_at)])

@@ -1,0 +1,146 @@
+"""The host's index: which scopes exist and when their next alarm is due. Never the truth, always rebuildable.
+
+One SQLite file beside the ledgers. A due time is written here before the ledger commits it, so a crash
+leaves at worst a wake for nothing, never an alarm nobody looks at. After an unclean end the index is
+rebuilt from the ledger files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from actors.schema import VERSION
+from actors.types import Address
+from infra.errors import HoldfastError, StorageError
+from infra.sqlite import open_reader, open_writer, storage_error, transaction
+
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS scopes(tenant TEXT NOT NULL, scope TEXT NOT NULL, path TEXT NOT NULL,"
+    " due_at INTEGER, PRIMARY KEY(tenant, scope)) STRICT, WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS scopes_due ON scopes(due_at) WHERE due_at IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS state(one INTEGER PRIMARY KEY CHECK(one=1), clean INTEGER NOT NULL)"
+    " STRICT",
+    "INSERT OR IGNORE INTO state(one, clean) VALUES (1, 1)",
+)
+
+
+class Index:
+    """The one writer of the index file."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.path = root / "index.db"
+        self.wal_path = root / "index.db-wal"
+        self.position = 0
+        self.new = not self.path.exists()
+        try:
+            self._db = open_writer(self.path)
+        except StorageError:
+            # Only an index: a damaged one is set aside and built again.
+            self.path.rename(self.path.with_suffix(".damaged"))
+            self._db = open_writer(self.path)
+            self.new = True
+        try:
+            with transaction(self._db):
+                for statement in _TABLES:
+                    self._db.execute(statement)
+                (clean,) = self._db.execute("SELECT clean FROM state").fetchone()
+                self.must_rebuild = not clean or self.new
+                self._db.execute("UPDATE state SET clean=0")
+        except sqlite3.Error as error:
+            raise storage_error(error, self.path) from error
+
+    def add(self, address: Address, path: Path) -> None:
+        """A scope's file exists from now on."""
+        self._write(
+            "INSERT OR IGNORE INTO scopes(tenant, scope, path) VALUES (?,?,?)",
+            (*address, str(path.relative_to(self._root))),
+        )
+
+    def set_due(self, address: Address, due_at: int | None) -> None:
+        """When the scope's next alarm is due; None: never."""
+        self._write(
+            "UPDATE scopes SET due_at=? WHERE tenant=? AND scope=?", (due_at, *address)
+        )
+
+    def lower_due(self, address: Address, due_at: int) -> None:
+        """An alarm is about to be set: look at the scope no later than then."""
+        self._write(
+            "UPDATE scopes SET due_at=min(coalesce(due_at, ?), ?) WHERE tenant=? AND scope=?",
+            (due_at, due_at, *address),
+        )
+
+    def due(self, now_ms: int, limit: int) -> list[Address]:
+        """Scopes whose alarm is due, longest due first."""
+        rows = self._db.execute(
+            "SELECT tenant, scope FROM scopes WHERE due_at<=? ORDER BY due_at LIMIT ?",
+            (now_ms, limit),
+        )
+        return [Address(*row) for row in rows]
+
+    def next_due(self) -> int | None:
+        """The earliest due time of all."""
+        due: int | None = self._db.execute(
+            "SELECT min(due_at) FROM scopes WHERE due_at IS NOT NULL"
+        ).fetchone()[0]
+        return due
+
+    def list(
+        self, tenant: str, prefix: str, after: str, limit: int
+    ) -> list[tuple[str, str]]:
+        """(scope, path) in order of name, those that begin with `prefix` and follow `after`."""
+        return self._db.execute(
+            "SELECT scope, path FROM scopes WHERE tenant=? AND scope>? AND scope>=?"
+            " AND substr(scope, 1, ?)=? ORDER BY scope LIMIT ?",
+            (tenant, after, prefix, len(prefix), prefix, limit),
+        ).fetchall()
+
+    def replace(self, found: list[tuple[Address, str, int | None]]) -> None:
+        """What a rebuild found, beside what was added meanwhile."""
+        with transaction(self._db):
+            self._db.executemany(
+                "INSERT INTO scopes(tenant, scope, path, due_at) VALUES (?,?,?,?)"
+                " ON CONFLICT(tenant, scope) DO UPDATE SET due_at=coalesce(min(due_at, excluded.due_at),"
+                " due_at, excluded.due_at)",
+                [(*address, path, due_at) for address, path, due_at in found],
+            )
+        self.position += 1
+
+    def checkpoint(self) -> None:
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """A clean end: the next start trusts the index."""
+        with contextlib.suppress(sqlite3.Error):  # a full disk must not keep the server from ending
+            self._db.execute("UPDATE state SET clean=1")
+        self._db.close()
+
+    def _write(self, sql: str, values: tuple[object, ...]) -> None:
+        try:
+            self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise storage_error(error, self.path) from error
+        self.position += 1
+
+
+def scan(root: Path) -> Iterator[tuple[Address, str, int | None]]:
+    """Every ledger file below `root`: address, relative path, earliest alarm. Slow: for a thread."""
+    for path in sorted(root.glob("*/*/*.db")):
+        try:
+            db = open_reader(path)
+        except HoldfastError:
+            continue
+        try:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            row = db.execute("SELECT tenant, scope FROM scope").fetchone()
+            if row is None or version > VERSION:
+                continue
+            (due_at,) = db.execute("SELECT min(due_at) FROM alarms").fetchone()
+            yield Address(*row), str(path.relative_to(root)), due_at
+        except sqlite3.Error:
+            continue  # damaged or not a ledger: opening the scope will say so
+        finally:
+            db.close()

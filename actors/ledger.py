@@ -1,0 +1,446 @@
+"""The history of one scope: append-only, gap-free, one SQLite file. No clock, task or network here.
+
+Always true in a file (I1-I5 of docs/ledger.md): floor <= head; every entry with floor < seq <= head
+is stored and no other; head never goes back; rows, with the tails named in `unfolded`, are the fold
+of all entries up to head; a cause is found in `entries` or in `dedupe`.
+
+A commit here is not yet durable: infra/barrier.py makes it so, and only then may anybody see it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from actors.dedupe import WINDOW_AGE_MS, WINDOW_MAX
+from actors.rows import Key, Row
+from actors.schema import migrate
+from actors.types import Address, Duplicate, Entry, Retention
+from infra.errors import FileRefused, HoldfastError, StorageError
+from infra.sqlite import Handle, open_writer, storage_error, transaction
+
+_SLIM = "INSERT INTO entries(seq, at, kind, cause, body) VALUES "
+_FULL = (
+    "INSERT INTO entries(seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags) VALUES "
+)
+_CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)  # rows of one INSERT; few texts, so each stays prepared
+_SLIM_SQL = {n: _SLIM + ",".join(["(?,?,?,?,?)"] * n) for n in _CHUNKS}
+_FULL_SQL = {n: _FULL + ",".join(["(?,?,?,?,?,?,?,?,?,?,?)"] * n) for n in _CHUNKS}
+_ROW = (
+    "INSERT INTO rows(coll, id, rev, seq, body, origin, stamp1, stamp2, grp, deleted)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT(coll, id) DO UPDATE SET rev=excluded.rev,"
+    " seq=excluded.seq, body=excluded.body, origin=excluded.origin, stamp1=excluded.stamp1,"
+    " stamp2=excluded.stamp2, grp=excluded.grp, deleted=excluded.deleted"
+)
+_HEADER = (
+    "SELECT tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, bytes, body_max,"
+    " materialize, clock, retain, retain_seconds, retain_bytes, created_at FROM scope WHERE one=1"
+)
+_UPDATE = (
+    "UPDATE scope SET owner=?, txid=?, head=?, floor=?, floor_at=?, jump=?, bytes=?, body_max=?,"
+    " epoch=?, clock=?, updated_at=? WHERE one=1 AND owner=?"
+)
+_PAGE = "SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
+_JOINED = (
+    "SELECT max(seq), group_concat(body) FROM"
+    " (SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?)"
+)
+
+
+class Header(msgspec.Struct):
+    """The `scope` row: positions and identity. `txid` names the replica batch a commit ships in."""
+
+    dialect: str
+    epoch: str
+    owner: int
+    txid: int
+    head: int
+    floor: int
+    floor_at: int
+    jump: int
+    bytes: int
+    body_max: int
+    materialize: bool
+    clock: str | None
+    retain: int | None
+    retain_seconds: int | None
+    retain_bytes: int | None
+    created_at: int
+
+
+class Write(msgspec.Struct):
+    """One transaction's worth: what `commit` puts into the file."""
+
+    at: int
+    entries: list[Entry] = []
+    rows: dict[Key, Row | None] = {}  # None: the row is gone
+    cleared: set[str] = set()
+    unfolded: dict[Key, int] = {}  # rows left behind, with the seq of their stored copy
+    folded: list[Key] = []  # rows that were left behind and are now stored
+    dedupe: list[tuple[str, int, int, str | None]] = []  # (id, seq, count, outcome)
+    alarms: list[tuple[str, int, str | None, int]] = []  # (name, due_at, payload, attempts)
+    alarms_done: list[tuple[str, int]] = []  # (name, due_at as it was when it ran)
+    forget: bool = False  # drop dedupe rows that are too old or too many
+    floor: int | None = None
+    clock: str | None = None
+
+
+class StaleOwner(StorageError):
+    """Another writer has opened the file. Nothing was written; stop using this handle."""
+
+    code = "fenced"
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _guarded(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Concatenate[Ledger, _P], _T]:
+    """SQLite's errors leave the ledger as typed ones."""
+
+    @wraps(method)
+    def guarded(self: Ledger, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(self, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise storage_error(error, self.path) from error
+
+    return guarded
+
+
+class Ledger:
+    """The one writer of a ledger file, for as long as the file still carries its `owner`."""
+
+    def __init__(self, path: Path, db: Handle, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self._db = db
+        self._claimed = False
+
+    @classmethod
+    def create(
+        cls, path: Path, address: Address, *, dialect: str, epoch: str, at: int, materialize: bool
+    ) -> Ledger:
+        """A new file with an empty history. Raises StorageError."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path.parent.name}: {error.strerror}", code="read_only") from error
+        db = open_writer(path)
+        try:
+            migrate(db)
+            with transaction(db):
+                db.execute(
+                    "INSERT OR IGNORE INTO scope(one, tenant, scope, dialect, dialect_version, epoch, owner,"
+                    " txid, level, head, floor, floor_at, jump, bytes, body_max, materialize,"
+                    " created_at, updated_at) VALUES (1,?,?,?,1,?,0,0,'local',0,0,0,0,0,0,?,?,?)",
+                    (*address, dialect, epoch, int(materialize), at, at),
+                )
+            return cls(path, db, read_header(db, path, address))
+        except sqlite3.Error as error:
+            db.close()
+            raise storage_error(error, path) from error
+        except HoldfastError:
+            db.close()
+            raise
+
+    @classmethod
+    def open(cls, path: Path, address: Address) -> Ledger:
+        """An existing file. Raises FileRefused where it is damaged, newer, or another scope's."""
+        db = open_writer(path)
+        try:
+            migrate(db)
+            return cls(path, db, read_header(db, path, address))
+        except sqlite3.Error as error:
+            db.close()
+            raise storage_error(error, path) from error
+        except HoldfastError:
+            db.close()
+            raise
+
+    @_guarded
+    def commit(self, write: Write) -> None:
+        """Put the batch into the file, all or nothing, and move the header.
+
+        Raises StaleOwner once another owner has opened the file, StorageError for the disk's
+        troubles; in both cases the file and the header are as before.
+        """
+        new = self._advanced(write)
+        with transaction(self._db):
+            self._insert_entries(write.entries)
+            self._write_rows(write)
+            self._write_rest(write)
+            if write.floor is not None:
+                new.bytes -= self._trim(write.floor)
+            self._write_header(new, write.at)
+        self.header = new
+        self._claimed = True
+
+    def _advanced(self, write: Write) -> Header:
+        old = self.header
+        entries = write.entries
+        new = msgspec.structs.replace(old, owner=old.owner if self._claimed else old.owner + 1)
+        if entries:
+            new.head = entries[-1].seq
+            sizes = [entry.size for entry in entries]
+            new.bytes += sum(sizes)
+            new.body_max = max(new.body_max, max(sizes))
+        if write.floor is not None:
+            new.floor, new.floor_at = write.floor, new.head
+        if write.clock is not None:
+            new.clock = write.clock
+        return new
+
+    def _insert_entries(self, entries: list[Entry]) -> None:
+        slim = not any(
+            e.origin is not None or e.ref is not None or e.grp is not None or e.flags
+            or e.stamp1 is not None for e in entries
+        )  # fmt: skip
+        texts = _SLIM_SQL if slim else _FULL_SQL
+        done = 0
+        for size in _CHUNKS:
+            while len(entries) - done >= size:
+                part = entries[done : done + size]
+                if slim:
+                    values = [v for e in part for v in (e.seq, e.at, e.kind, e.cause, e.body)]
+                else:
+                    values = [v for e in part for v in _full_values(e)]
+                self._db.execute(texts[size], values)
+                done += size
+
+    def _write_rows(self, write: Write) -> None:
+        db = self._db
+        for coll in write.cleared:
+            db.execute("DELETE FROM rows WHERE coll=?", (coll,))
+            db.execute("DELETE FROM unfolded WHERE coll=?", (coll,))
+        encode = msgspec.json.encode
+        stored: list[tuple[Any, ...]] = []
+        gone: list[Key] = []
+        for key, row in write.rows.items():
+            if row is None:
+                gone.append(key)
+                continue
+            body = encode(row.value).decode()
+            row.size, row.stored, row.pending = len(body), row.seq, 0
+            stored.append(
+                (*key, row.rev, row.seq, body, row.origin, row.stamp1, row.stamp2, row.grp,
+                 int(row.deleted))
+            )  # fmt: skip
+        if stored:
+            db.executemany(_ROW, stored)
+        if gone:
+            db.executemany("DELETE FROM rows WHERE coll=? AND id=?", gone)
+
+    def _write_rest(self, write: Write) -> None:
+        db = self._db
+        if write.unfolded:
+            db.executemany(
+                "INSERT OR IGNORE INTO unfolded(coll, id, seq) VALUES (?,?,?)",
+                [(*key, seq) for key, seq in write.unfolded.items()],
+            )
+        if write.folded:
+            db.executemany("DELETE FROM unfolded WHERE coll=? AND id=?", write.folded)
+        if write.dedupe:
+            db.executemany(
+                "INSERT OR REPLACE INTO dedupe(id, seq, count, outcome, at) VALUES (?,?,?,?,?)",
+                [(*row, write.at) for row in write.dedupe],
+            )
+        if write.forget:
+            db.execute(
+                "DELETE FROM dedupe WHERE seq<=? OR at<?",
+                (self.header.head - WINDOW_MAX, write.at - WINDOW_AGE_MS),
+            )
+        if write.alarms:
+            db.executemany(
+                "INSERT OR REPLACE INTO alarms(name, due_at, payload, attempts, set_at)"
+                " VALUES (?,?,?,?,?)",
+                [(*alarm, write.at) for alarm in write.alarms],
+            )
+        if write.alarms_done:
+            db.executemany("DELETE FROM alarms WHERE name=? AND due_at=?", write.alarms_done)
+
+    def _trim(self, floor: int) -> int:
+        """Remove entries up to the floor, keeping their causes; the bytes they held."""
+        db = self._db
+        (size,) = db.execute(
+            "SELECT coalesce(sum(length(CAST(body AS BLOB))), 0) FROM entries WHERE seq<=?",
+            (floor,),
+        ).fetchone()
+        db.execute(
+            "INSERT OR IGNORE INTO dedupe(id, seq, count, outcome, at)"
+            " SELECT cause, seq, 1, NULL, at FROM entries WHERE seq<=? AND cause IS NOT NULL",
+            (floor,),
+        )
+        db.execute("DELETE FROM entries WHERE seq<=?", (floor,))
+        return int(size)
+
+    def _write_header(self, new: Header, at: int) -> None:
+        # The owner is checked by the same statement that moves the head: before BEGIN it could be stale.
+        done = self._db.execute(
+            _UPDATE,
+            (new.owner, new.txid, new.head, new.floor, new.floor_at, new.jump, new.bytes,
+             new.body_max, new.epoch, new.clock, at, self.header.owner),
+        )  # fmt: skip
+        if done.rowcount != 1:
+            raise StaleOwner(f"{self.path.name}: another writer owns the file")
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @_guarded
+    def page(self, after: int, upto: int, *, entries_max: int, bytes_max: int) -> list[tuple[int, str]]:
+        """(seq, body) of the entries after `after`, at least one if there is any."""
+        size = 0
+        found: list[tuple[int, str]] = []
+        for seq, body in self._db.execute(_PAGE, (after, upto, entries_max)):
+            size += len(body)
+            if found and size > bytes_max:
+                break
+            found.append((seq, body))
+        return found
+
+    @_guarded
+    def joined_page(self, after: int, upto: int, *, entries_max: int) -> tuple[int, str]:
+        """(last seq, bodies joined by commas) of the entries after `after`; (after, "") at the end.
+
+        Joined inside SQLite, three times as fast as row by row; the caller bounds the size by
+        `header.body_max`.
+        """
+        last, text = self._db.execute(_JOINED, (after, upto, entries_max)).fetchone()
+        return (after, "") if last is None else (last, text)
+
+    @_guarded
+    def entries(self, after: int, upto: int) -> list[Entry]:
+        """Whole entries, oldest first: for folding and checks."""
+        rows = self._db.execute(
+            "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags FROM entries"
+            " WHERE seq>? AND seq<=? ORDER BY seq",
+            (after, upto),
+        )
+        return [
+            Entry(seq, at, kind, cause, body, len(body.encode()), None, *rest)
+            for seq, at, kind, cause, body, *rest in rows
+        ]
+
+    @_guarded
+    def row(self, coll: str, id: str) -> Row | None:
+        """The stored row, without its unfolded tail."""
+        found = self._db.execute(
+            "SELECT rev, seq, body, origin, stamp1, stamp2, grp, deleted FROM rows"
+            " WHERE coll=? AND id=?",
+            (coll, id),
+        ).fetchone()
+        if found is None:
+            return None
+        rev, seq, body, origin, stamp1, stamp2, grp, deleted = found
+        value = None if body is None else msgspec.json.decode(body)
+        size = 0 if body is None else len(body)
+        return Row(value, rev, seq, size, seq, 0, origin, stamp1, stamp2, grp, bool(deleted))
+
+    @_guarded
+    def unfolded(self) -> dict[Key, int]:
+        """Rows whose stored copy is behind, with the seq of that copy."""
+        rows = self._db.execute("SELECT coll, id, seq FROM unfolded").fetchall()
+        return {(coll, id): seq for coll, id, seq in rows}
+
+    @_guarded
+    def causes(self) -> list[tuple[str, int]]:
+        """The newest causes with the seq of their first entry, oldest first."""
+        db = self._db
+        live = db.execute(
+            "SELECT cause, seq FROM entries WHERE cause IS NOT NULL AND seq>? ORDER BY seq",
+            (self.header.head - WINDOW_MAX,),
+        ).fetchall()
+        older = db.execute(
+            "SELECT id, seq FROM dedupe ORDER BY seq DESC LIMIT ?", (WINDOW_MAX - len(live),)
+        ).fetchall()
+        return [*reversed(older), *live]
+
+    @_guarded
+    def recall(self, cause: str, seq: int) -> Duplicate:
+        """The answer first given to `cause`, with its entry where retention has left it."""
+        found = self._db.execute(
+            "SELECT seq, count, outcome FROM dedupe WHERE id=?", (cause,)
+        ).fetchone()
+        first, count, outcome = found or (seq, 1, None)
+        body = self._db.execute("SELECT body FROM entries WHERE seq=?", (first,)).fetchone()
+        return Duplicate(first, count, outcome, None if body is None else body[0])
+
+    @_guarded
+    def oldest(self, count: int) -> list[tuple[int, int, int]]:
+        """(seq, at, bytes) of the oldest entries, for retention by age and size."""
+        return self._db.execute(
+            "SELECT seq, at, length(CAST(body AS BLOB)) FROM entries ORDER BY seq LIMIT ?", (count,)
+        ).fetchall()
+
+    @_guarded
+    def alarms(self) -> list[tuple[str, int, str | None, int]]:
+        """(name, due_at, payload, attempts), soonest first."""
+        return self._db.execute(
+            "SELECT name, due_at, payload, attempts FROM alarms ORDER BY due_at, name"
+        ).fetchall()
+
+    # -- settings, checkpoint, end -----------------------------------------------------------
+
+    def retention(self, configured: Retention) -> Retention:
+        """The scope's own settings where it has any, else the configured ones."""
+        h = self.header
+        return Retention(
+            configured.entries if h.retain is None else h.retain,
+            configured.seconds if h.retain_seconds is None else h.retain_seconds,
+            configured.bytes if h.retain_bytes is None else h.retain_bytes,
+        )
+
+    @_guarded
+    def begin_epoch(self, epoch: str, *, jump: int, at: int) -> None:
+        """Cut the history: no entries, no rows, numbers go on `jump` higher (I6). Committed at once."""
+        old = self.header
+        head = old.head + jump
+        new = msgspec.structs.replace(
+            old, epoch=epoch, head=head, floor=head, floor_at=head, jump=old.jump + jump, bytes=0,
+            owner=old.owner if self._claimed else old.owner + 1,
+        )  # fmt: skip
+        with transaction(self._db):
+            for table in ("entries", "rows", "unfolded", "dedupe", "alarms"):
+                self._db.execute(f"DELETE FROM {table}")
+            self._write_header(new, at)
+        self.header = new
+        self._claimed = True
+
+    @property
+    def wal_path(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
+
+    @_guarded
+    def checkpoint(self) -> None:
+        """Move the WAL's pages into the database file. Slow: run it in a thread, with nothing else using the handle."""
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        """Checkpoint, remove the WAL, close. Slow, as `checkpoint`."""
+        self._db.close()
+
+
+def _full_values(e: Entry) -> tuple[Any, ...]:
+    return (e.seq, e.at, e.kind, e.cause, e.body, e.origin, e.ref, e.grp, e.stamp1, e.stamp2, e.flags)
+
+
+def read_header(db: Handle, path: Path, address: Address) -> Header:
+    """The scope row, checked against the address. Raises FileRefused."""
+    found = db.execute(_HEADER).fetchone()
+    if found is None:
+        raise FileRefused(f"{path.name}: not a finished ledger (no scope row)")
+    tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, size, *rest = found
+    if (tenant, scope) != tuple(address):
+        raise FileRefused(f"{path.name}: holds {tenant}/{scope}, not {address.tenant}/{address.scope}")
+    body_max, materialize, clock, retain, retain_seconds, retain_bytes, created_at = rest
+    if not 0 <= floor <= head:
+        raise FileRefused(f"{path.name}: floor {floor} above head {head}")
+    return Header(
+        dialect, epoch, owner, txid, head, floor, floor_at, jump, size, body_max,
+        bool(materialize), clock, retain, retain_seconds, retain_bytes, created_at,
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""The port: the only door to a scope. In one process a direct call into the host, later a link.
+
+Writing never awaits: the answer comes through the `Reply`, after release. Everything that may have to
+wake a scope awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from actors.snapshot import Snapshot
+from actors.types import Address, Bounds, Draft, Page, Reply, Resync, Tap
+
+
+class Port(Protocol):
+    """What an edge may ask of scopes. Unknown scopes read as empty and are not created by reading."""
+
+    def append(self, address: Address, drafts: list[Draft], reply: Reply, tag: Any) -> None:
+        """Have the drafts sequenced and stored. Raises Busy, Closed, Unavailable: nothing was taken."""
+
+    async def read(
+        self, address: Address, after: int, *, entries_max: int, bytes_max: int, joined: bool
+    ) -> Page | Resync:
+        """Released entries after a cursor."""
+
+    async def bounds(self, address: Address) -> Bounds:
+        """What the scope holds, as far as released."""
+
+    async def subscribe(self, address: Address, tap: Tap) -> Bounds:
+        """Follow the scope from the returned head on: the tap gets every later entry, once."""
+
+    def unsubscribe(self, address: Address, tap: Tap) -> None:
+        """Follow it no longer. Harmless if it was not followed."""
+
+    async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
+        """The collection's rows at one released seq; None for a scope never written."""
+
+    async def clear(self, address: Address) -> Bounds:
+        """Begin a new, empty history."""
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """Slow work that belongs to a scope's data, in a thread of the host's bounded pool."""

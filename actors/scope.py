@@ -1,0 +1,489 @@
+"""One scope at work: a bounded mailbox, one writer, group commit, and the gate everything leaves through.
+
+Always true: `released` <= `head`; whoever is answered or shown an entry sees state at or below
+`released`; batches leave in the order of their seqs, once. A commit waits for nobody's disk; the
+barrier says later how far the file is durable, and only then replies and taps hear of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from actors.dedupe import DedupeWindow
+from actors.dialects import dialect_named
+from actors.ledger import Ledger, Write
+from actors.rows import Key, Overlay, Row, RowCache, must_store
+from actors.types import (
+    Address, Appended, Batch, Bounds, Draft, Duplicate, Entry, Outcome, Page, Refusal, Rejected,
+    Reply, Resync, Retention, ScopePolicy, Tap,
+)  # fmt: skip
+from infra import limits
+from infra.errors import Busy, HoldfastError, StorageError, Unavailable
+
+log = logging.getLogger("holdfast.scope")
+
+CHECKPOINT_BYTES = 16 << 20  # of WAL, estimated
+PAGE_BYTES = 4096
+TRIM_STEP = 256  # entries removed in one transaction, at least
+AGE_CHECK_MS = 1000
+STORAGE_RETRY_MS = 1000
+RELEASE_LAG_MAX = limits.UNRELEASED_BATCHES_MAX
+
+
+class Request(msgspec.Struct):
+    """What waits in the mailbox: drafts of one caller, or alarms to set or end."""
+
+    drafts: list[Draft]
+    reply: Reply
+    tag: Any
+    alarms: list[tuple[str, int, str | None, int]] = []
+    alarms_done: list[tuple[str, int]] = []
+    outcomes: list[Outcome] = []
+
+
+class _Waiting(msgspec.Struct):
+    """A batch between its commit and its release. `last` is the head everything in it has seen."""
+
+    first: int
+    last: int
+    position: int
+    at: int
+    bodies: list[str]
+    requests: list[Request]
+
+
+class Tally(Protocol):
+    """Totals a scope adds to."""
+
+    commits: int
+    entries: int
+    refused: int
+    duplicates: int
+    release_wait_s: float
+
+
+class Shell(Protocol):
+    """What a scope needs of its host, so that it runs without a loop in tests."""
+
+    @property
+    def counts(self) -> Tally: ...
+
+    def call_soon(self, callback: Callable[[], None]) -> None: ...
+    def now_ms(self) -> int: ...
+    def mark(self, scope: Scope) -> None: ...
+    def lend(self, scope: Scope, work: Callable[[], None]) -> None: ...
+    def failed(self, scope: Scope, error: HoldfastError) -> None: ...
+
+
+class Scope:
+    """The actor. Every method is called on the loop thread."""
+
+    def __init__(
+        self, address: Address, ledger: Ledger, policy: ScopePolicy, shell: Shell, taps: list[Tap]
+    ) -> None:
+        self.address = address
+        self.taps = taps
+        self.lent = False
+        self.position = 0  # commits so far: what the barrier reports back
+        self.new = ledger.header.head == 0
+        self.wal_path: Path = ledger.wal_path
+        self.used_at = shell.now_ms()
+        self.released = ledger.header.head
+        self._ledger = ledger
+        self._dialect = dialect_named(ledger.header.dialect)
+        self._retention: Retention = ledger.retention(policy.retention)
+        self._shell = shell
+        self._mailbox: deque[Request] = deque()
+        self._mailbox_drafts = 0
+        self._mailbox_bytes = 0
+        self._scheduled = False
+        self._waiting: deque[_Waiting] = deque()
+        self._window: DedupeWindow | None = None
+        self._forget = False
+        self._rows = RowCache(ledger.row)
+        self._wal_bytes = 0
+        self._aged_at = 0
+        self._last_at = 0
+        self._error: HoldfastError | None = None
+        self._bounds: Bounds | None = None
+        if ledger.unfolded():
+            self._recover()
+
+    # -- what callers ask --------------------------------------------------------------------
+
+    @property
+    def head(self) -> int:
+        return self._ledger.header.head
+
+    @property
+    def bounds(self) -> Bounds:
+        """As far as anybody may see."""
+        known = self._bounds
+        h = self._ledger.header
+        if known is None or known.head != self.released or known.floor != h.floor:
+            known = Bounds(h.epoch, self.released, min(h.floor, self.released), self.released)
+            self._bounds = known
+        return known
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    @property
+    def busy(self) -> bool:
+        """Whether something would be lost or delayed by closing the file now."""
+        return bool(self._mailbox or self._waiting or self.lent or self._scheduled)
+
+    def append(self, request: Request) -> None:
+        """Put the request into the mailbox. Raises Busy or Unavailable, having taken nothing."""
+        if self._error is not None:
+            raise Unavailable(str(self._error), retry_after_ms=STORAGE_RETRY_MS)
+        drafts = request.drafts
+        if self._mailbox_drafts + len(drafts) > limits.MAILBOX_DRAFTS_MAX or (
+            self._mailbox_bytes > limits.MAILBOX_BYTES_MAX
+        ):
+            raise Busy(f"{self._mailbox_drafts} drafts wait in this scope", retry_after_ms=100)
+        self._mailbox.append(request)
+        self._mailbox_drafts += len(drafts)
+        for draft in drafts:
+            self._mailbox_bytes += draft.size
+        self._schedule()
+
+    def read(self, after: int, *, entries_max: int, bytes_max: int, joined: bool) -> Page | Resync:
+        """The released entries after a cursor. Not while `lent`."""
+        self.used_at = self._shell.now_ms()
+        bounds = self.bounds
+        if after < bounds.floor:
+            return Resync("below_floor", bounds)
+        if after > bounds.head:
+            return Resync("ahead_of_head", bounds)
+        if after == bounds.head:
+            return Page(after + 1, after, [], "", bounds)
+        if joined and self._ledger.header.body_max * entries_max <= 8 * bytes_max:
+            last, text = self._ledger.joined_page(after, bounds.head, entries_max=entries_max)
+            return Page(after + 1, last, [], text, bounds)
+        rows = self._ledger.page(
+            after, bounds.head, entries_max=entries_max, bytes_max=bytes_max
+        )
+        bodies = [body for _, body in rows]
+        if joined:
+            return Page(after + 1, rows[-1][0], [], ",".join(bodies), bounds)
+        return Page(after + 1, rows[-1][0], bodies, "", bounds)
+
+    # -- the turn: everything that waits becomes one transaction -------------------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self.lent:
+            self._scheduled = True
+            self._shell.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self.lent or self._error is not None:
+            return
+        if len(self._waiting) >= RELEASE_LAG_MAX:
+            return  # the disk is behind; `release` schedules the next turn
+        if self._window is None and self._mailbox:
+            if self.head - self._ledger.header.floor > limits.PAGE_ENTRIES_MAX * 8:
+                self._lend(self._load_window)  # long: in a thread, the mailbox waits
+                return
+            self._load_window()
+        requests = self._take()
+        try:
+            self._commit(requests)
+        except HoldfastError as error:
+            self._refuse_all(requests, error)
+        if self._wal_bytes > CHECKPOINT_BYTES:
+            self._wal_bytes = 0
+            self._lend(self._ledger.checkpoint)
+        elif self._mailbox or self._excess():
+            self._schedule()
+
+    def _take(self) -> list[Request]:
+        taken: list[Request] = []
+        drafts = size = 0
+        mailbox = self._mailbox
+        while mailbox and drafts < limits.COMMIT_DRAFTS_MAX and size < limits.COMMIT_BYTES_MAX:
+            request = mailbox.popleft()
+            taken.append(request)
+            drafts += len(request.drafts)
+            for draft in request.drafts:
+                size += draft.size
+        self._mailbox_drafts -= drafts
+        self._mailbox_bytes -= size
+        return taken
+
+    def _commit(self, requests: list[Request]) -> None:
+        at = self._last_at = max(self._shell.now_ms(), self._last_at)
+        self.used_at = at
+        header = self._ledger.header
+        overlay = Overlay(self._rows, at=at)
+        causes: dict[str, int] = {}
+        entries: list[Entry] = []
+        plan_one = self._plan_one
+        for request in requests:
+            request.outcomes = [
+                plan_one(draft, overlay, entries, causes, at) for draft in request.drafts
+            ]
+        write = self._write(requests, overlay, entries, at)
+        if write is not None:
+            changed = dict(overlay.batch)
+            self._ledger.commit(write)
+            self.position += 1
+            self._shell.counts.commits += 1
+            self._shell.counts.entries += len(entries)
+            self._rows.commit(changed, overlay.cleared)
+            if causes and self._window is not None:
+                self._forget = self._window.add(causes) or self._forget
+            self._wal_bytes += (
+                PAGE_BYTES * (5 + 2 * len(write.rows)) + self._ledger.header.bytes - header.bytes
+                if write.floor is None
+                else PAGE_BYTES * 8 + sum(entry.size for entry in entries)
+            )
+            self._shell.mark(self)
+        bodies = [entry.body for entry in entries]
+        self._waiting.append(_Waiting(header.head + 1, self.head, self.position, at, bodies, requests))
+        if write is None and self.released >= self.head:
+            for reply in self.release(self.position):
+                reply.flush()
+
+    def _plan_one(
+        self, draft: Draft, overlay: Overlay, entries: list[Entry], causes: dict[str, int], at: int
+    ) -> Outcome:
+        head = entries[-1].seq if entries else self._ledger.header.head
+        try:
+            if draft.make is not None:
+                draft = draft.make(head + 1, at)
+            cause = draft.cause
+            seq = causes.get(cause)
+            if seq is not None:  # earlier in this very batch
+                body = next(e.body for e in entries if e.seq == seq)
+                return Duplicate(seq, body=body)
+            assert self._window is not None
+            seq = self._window.get(cause)
+            if seq is not None:
+                self._shell.counts.duplicates += 1
+                return self._ledger.recall(cause, seq)
+            if draft.expect is not None and draft.expect != head:
+                return Rejected("conflict", f"expected head {draft.expect}, it is {head}")
+            planned = self._dialect.plan(draft, head + 1, at)
+            if self._ledger.header.materialize:
+                for entry in planned:
+                    self._dialect.apply(overlay, entry)
+        except Refusal as refusal:
+            overlay.refuse()
+            self._shell.counts.refused += 1
+            return Rejected(refusal.code, str(refusal), refusal.detail)
+        except StorageError:
+            raise
+        except Exception as error:  # a caller's factory or a peer's bytes must not end the batch
+            overlay.refuse()
+            code = getattr(error, "code", "internal")
+            return Rejected(code, str(error), error=error)
+        overlay.accept()
+        entries.extend(planned)
+        causes[cause] = head + 1
+        return Appended(head + 1, entries[-1].seq)
+
+    def _write(
+        self, requests: list[Request], overlay: Overlay, entries: list[Entry], at: int
+    ) -> Write | None:
+        write = Write(at, entries, cleared=overlay.cleared)
+        for request in requests:
+            if request.alarms or request.alarms_done:
+                write.alarms = write.alarms + request.alarms
+                write.alarms_done = write.alarms_done + request.alarms_done
+        write.floor = self._new_floor(len(entries), at)
+        self._choose_rows(write, overlay)
+        if not (entries or write.alarms or write.alarms_done or write.floor is not None):
+            return None
+        if self._forget:
+            write.forget, self._forget = True, False
+        return write
+
+    def _choose_rows(self, write: Write, overlay: Overlay) -> None:
+        """Which rows go into the file now, and which big ones lag behind (DESIGN section 10)."""
+        head = write.entries[-1].seq if write.entries else self.head
+        rows: dict[Key, Row | None] = {}
+        for key, row in overlay.batch.items():
+            if row is None or must_store(row, head):
+                rows[key] = row
+            else:
+                write.unfolded[key] = row.stored
+        for key, row in self._rows.lagging.items():
+            if key in overlay.batch or key[0] in overlay.cleared:
+                continue
+            behind = write.floor is not None and row.stored < write.floor
+            if behind or must_store(row, head):
+                rows[key] = overlay.batch[key] = msgspec.structs.replace(row)
+        if write.floor is not None:
+            for key in [key for key, stored in write.unfolded.items() if stored < write.floor]:
+                del write.unfolded[key]
+                rows[key] = overlay.batch[key]
+        write.rows = rows
+        lagging = self._rows.lagging
+        write.folded = [key for key in rows if key in lagging] if lagging else []
+
+    # -- retention ------------------------------------------------------------------------------
+
+    def _excess(self) -> bool:
+        keep, h = self._retention.entries, self._ledger.header
+        return bool(keep) and h.head - h.floor - keep > max(TRIM_STEP * 2, keep)
+
+    def _new_floor(self, added: int, at: int) -> int | None:
+        h = self._ledger.header
+        head = h.head + added
+        keep = self._retention
+        floor = h.floor
+        if keep.entries:
+            excess = head - floor - max(1, keep.entries)
+            if excess > min(TRIM_STEP, keep.entries // 16):
+                floor += excess
+        if (keep.seconds or keep.bytes) and at - self._aged_at >= AGE_CHECK_MS:
+            self._aged_at = at
+            floor = max(floor, self._floor_by_age_and_size(at))
+        floor = min(floor, h.floor + max(TRIM_STEP, 2 * added), head - 1)
+        return floor if floor > h.floor else None
+
+    def _floor_by_age_and_size(self, at: int) -> int:
+        keep, h = self._retention, self._ledger.header
+        floor, size = h.floor, h.bytes
+        for seq, entry_at, entry_bytes in self._ledger.oldest(TRIM_STEP):
+            old = keep.seconds and entry_at < at - keep.seconds * 1000
+            if not old and not (keep.bytes and size > keep.bytes):
+                break
+            floor, size = seq, size - entry_bytes
+        return floor
+
+    # -- release --------------------------------------------------------------------------------
+
+    def release(self, position: int) -> list[Reply]:
+        """The commits up to `position` are durable: answer and fan out what they hold.
+
+        Returns who got answers, for one `flush` each.
+        """
+        waiting = self._waiting
+        done: list[_Waiting] = []
+        while waiting and waiting[0].position <= position:
+            done.append(waiting.popleft())
+        if not done:
+            return []
+        self.released = max(self.released, done[-1].last)
+        self._shell.counts.release_wait_s += (self._shell.now_ms() - done[0].at) / 1000
+        bounds = self.bounds
+        touched: dict[Reply, None] = {}
+        bodies: list[str] = []
+        for batch in done:
+            bodies.extend(batch.bodies)
+            for request in batch.requests:
+                request.reply.settle(request.tag, request.outcomes, bounds)
+                touched[request.reply] = None
+        if bodies and self.taps:
+            released = Batch(done[0].first, done[-1].last, bodies, bounds)
+            for tap in tuple(self.taps):
+                tap.deliver(released)
+        if self._mailbox:
+            self._schedule()
+        return list(touched)
+
+    def fail(self, error: HoldfastError) -> list[Reply]:
+        """The file cannot be trusted any more: whoever waits hears so; nothing of it is shown."""
+        self._error = error
+        waiting = [request for batch in self._waiting for request in batch.requests]
+        requests = [*waiting, *self._mailbox]
+        self._waiting.clear()
+        self._mailbox.clear()
+        self._mailbox_drafts = self._mailbox_bytes = 0
+        return self._settle_rejected(requests, error)
+
+    def _refuse_all(self, requests: list[Request], error: HoldfastError) -> None:
+        for reply in self._settle_rejected(requests, error):
+            reply.flush()
+        if not error.retryable:
+            self._shell.failed(self, error)
+
+    def _settle_rejected(self, requests: list[Request], error: HoldfastError) -> list[Reply]:
+        log.warning("refused scope=%s code=%s error=%s", self.address.scope, error.code, error)
+        rejected = Rejected(error.code, str(error), retry_after_ms=STORAGE_RETRY_MS)
+        touched: dict[Reply, None] = {}
+        for request in requests:
+            count = max(1, len(request.drafts))
+            request.reply.settle(request.tag, [rejected] * count, self.bounds)
+            touched[request.reply] = None
+        return list(touched)
+
+    # -- work with the file in a thread ---------------------------------------------------------
+
+    def _lend(self, work: Callable[[], None]) -> None:
+        """Give the handle to a thread; until `returned`, turns and reads of this scope wait."""
+        self.lent = True
+        self._shell.lend(self, work)
+
+    def returned(self) -> None:
+        """The thread is done with the handle."""
+        self.lent = False
+        if self._mailbox:
+            self._schedule()
+
+    def _load_window(self) -> None:
+        self._window = DedupeWindow(self._ledger.causes())
+
+    # -- recovery and end -----------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """After a crash: fold the tails of rows that lagged behind, and store them."""
+        lagging = self._ledger.unfolded()
+        overlay = Overlay(self._rows, at=self._shell.now_ms())
+        only = frozenset(lagging)
+        for entry in self._ledger.entries(min(lagging.values()), self.head):
+            self._apply_newer(overlay, entry, only, lagging)
+        rows = {key: row for key, row in overlay.batch.items() if key in lagging}
+        self._ledger.commit(Write(overlay.at, rows=rows, folded=list(lagging)))
+        self._rows.commit(dict(rows), set())
+        self.position += 1
+        self._shell.mark(self)
+
+    def _apply_newer(
+        self, overlay: Overlay, entry: Entry, only: frozenset[Key], lagging: dict[Key, int]
+    ) -> None:
+        newer = frozenset(key for key in only if lagging[key] < entry.seq)
+        self._dialect.apply(overlay, entry, newer)
+        overlay.accept()
+
+    def fold_tails(self) -> None:
+        """Store every row that lags behind, so that a closed file needs no recovery."""
+        lagging = self._rows.lagging
+        if lagging:
+            rows: dict[Key, Row | None] = {
+                key: msgspec.structs.replace(row) for key, row in lagging.items()
+            }
+            self._ledger.commit(Write(self._shell.now_ms(), rows=rows, folded=list(rows)))
+            self._rows.commit(rows, set())
+            self.position += 1
+
+    def begin_epoch(self, epoch: str, jump: int) -> None:
+        """Clear the scope: a new history whose numbers lie above every old cursor (I6)."""
+        if self.busy:
+            raise Busy("writes are under way", retry_after_ms=50)
+        self._ledger.begin_epoch(epoch, jump=jump, at=self._shell.now_ms())
+        self.position += 1
+        self.released = self.head
+        self._rows = RowCache(self._ledger.row)
+        self._window = DedupeWindow([])
+        self._bounds = None
+        self._shell.mark(self)
+        for tap in tuple(self.taps):
+            tap.reset(self.bounds)
+
+    def drain(self) -> list[Request]:
+        """Take what waits out of the mailbox, for the scope that is opened after this one."""
+        requests = list(self._mailbox)
+        self._mailbox.clear()
+        self._mailbox_drafts = self._mailbox_bytes = 0
+        return requests
