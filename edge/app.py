@@ -1,0 +1,108 @@
+"""The aiohttp application: routes, middlewares, and the few pages every server has."""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from edge import admin
+from edge.dialects.asterql import http as asterql
+from edge.metrics import render
+from edge.openapi import document
+from edge.requests import SERVER, answer_errors, cors, server_of
+from edge.version import VERSION
+
+if TYPE_CHECKING:
+    from edge.server import Server
+
+WEB = Path(__file__).parent / "web"
+_SECURITY = {
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none';"
+    " base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def build_app(server: Server) -> web.Application:
+    """Everything one server answers."""
+    app = web.Application(
+        middlewares=[cors(server.config.cors_origins), answer_errors],
+        client_max_size=server.config.body_bytes_max,
+    )
+    app[SERVER] = server
+    router = app.router
+    router.add_get("/", _root)
+    router.add_get("/healthz", _healthz)
+    router.add_get("/readyz", _readyz)
+    router.add_get("/version", _version)
+    router.add_get("/metrics", _metrics)
+    router.add_get("/openapi.json", _openapi)
+    router.add_get("/console", _console)
+    router.add_get("/console/{file}", _console_file)
+    router.add_get("/holdfast.js", _module)
+    asterql.add_routes(app)
+    admin.add_routes(app)
+    return app
+
+
+async def _root(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/console")
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    """The process answers."""
+    return web.json_response({"status": "ok"})
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    """New clients are welcome."""
+    stopping = server_of(request).runtime.stopping
+    return web.json_response(
+        {"status": "stopping" if stopping else "ready"}, status=503 if stopping else 200
+    )
+
+
+async def _version(request: web.Request) -> web.Response:
+    return web.json_response(
+        {
+            "version": VERSION,
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "dialects": ["asterql"],
+        }
+    )
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    await admin.require_admin(request)
+    return web.Response(
+        body=render(server_of(request)),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+    )
+
+
+async def _openapi(request: web.Request) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document()), content_type="application/json")
+
+
+async def _console(request: web.Request) -> web.FileResponse:
+    return web.FileResponse(WEB / "console" / "index.html", headers=_SECURITY)
+
+
+async def _console_file(request: web.Request) -> web.FileResponse:
+    name = request.match_info["file"]
+    if name not in {"console.js", "console.css", "index.html"}:
+        raise web.HTTPNotFound()
+    return web.FileResponse(WEB / "console" / name, headers=_SECURITY)
+
+
+async def _module(request: web.Request) -> web.FileResponse:
+    headers = {**_SECURITY, "Access-Control-Allow-Origin": "*"}
+    return web.FileResponse(WEB / "holdfast.js", headers=headers)

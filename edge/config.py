@@ -1,0 +1,209 @@
+"""All that can be configured, as one frozen struct. Pure.
+
+For each key the first of these wins: flag, environment, TOML file, default. A name nobody knows is
+an error that says the nearest known one, because a misspelt limit is worse than none. Description,
+unit and bounds stand at the field and nowhere else: docs/configuration.md, the flags of the command
+line and the checks are all made from them. Reading the sources is edge/config_sources.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge.patterns import check_pattern, matches
+from edge.tokens import TokenKey, check_keys
+from infra import limits
+from infra.errors import ConfigError
+
+Durability = Literal["local", "replicated"]
+
+Count = Annotated[int, Meta(ge=0, le=limits.INTEGER_MAX)]
+Positive = Annotated[int, Meta(ge=1, le=limits.INTEGER_MAX)]
+Seconds = Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)]
+Timeout = Annotated[float, Meta(ge=1, le=86_400)]
+
+
+def _doc(text: str, unit: str) -> Meta:
+    return Meta(description=text, extra={"unit": unit})
+
+
+class ScopeOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one entry of `scopes` changes; None leaves the general value."""
+
+    retain: Positive | None = None
+    retain_seconds: Count | None = None
+    retain_bytes: Count | None = None
+    materialize: bool | None = None
+    durability: Durability | None = None
+
+
+class ScopeSettings(msgspec.Struct, frozen=True):
+    """What holds for one scope. 0 in `retain_seconds` and `retain_bytes` is no limit."""
+
+    retain: int
+    retain_seconds: int
+    retain_bytes: int
+    materialize: bool
+    durability: Durability
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every key with its default. Times are in seconds, sizes in bytes, unless the unit says so."""
+
+    host: Annotated[str, _doc("Address to listen on; `dev` takes loopback only.", "address")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65_535), _doc("0 lets the system choose one.", "port")] = (
+        8420
+    )
+    data_dir: Annotated[
+        str, Meta(min_length=1), _doc("Directory of the ledger files; made if absent.", "path")
+    ] = "holdfast-data"
+    idle_s: Annotated[
+        Seconds, _doc("A scope nobody uses closes its file after this long.", "seconds")
+    ] = 60.0
+    open_scopes_max: Annotated[
+        Positive, _doc("Scopes held open at once; the least recently used closes first.", "scopes")
+    ] = 1024
+    retain: Annotated[
+        Positive, _doc("Newest entries kept of each scope; entities are always kept.", "entries")
+    ] = 10_000
+    retain_seconds: Annotated[
+        Count, _doc("Entries older than this are dropped; 0 is no limit by age.", "seconds")
+    ] = 0
+    retain_bytes: Annotated[
+        Count, _doc("Bytes of entries kept of each scope; 0 is no limit by size.", "bytes")
+    ] = 0
+    materialize: Annotated[
+        bool, _doc("Keep the current entities beside the entries, for views.", "true or false")
+    ] = True
+    durability: Annotated[
+        Durability,
+        _doc("When a write counts as saved: on this host's disk, or in the bucket too.", "level"),
+    ] = "local"
+    scopes: Annotated[
+        dict[str, ScopeOverride],
+        _doc(
+            "Overrides by scope pattern: retain, retain_seconds, retain_bytes, materialize, "
+            "durability. All patterns that match apply in order, a later one wins.",
+            "table",
+        ),
+    ] = msgspec.field(default_factory=dict)
+    frame_bytes_max: Annotated[
+        int,
+        Meta(ge=1024, le=16 << 20),
+        _doc("Largest inbound WebSocket message; a larger one closes with 1009.", "bytes"),
+    ] = limits.FRAME_BYTES_MAX
+    body_bytes_max: Annotated[
+        int, Meta(ge=1024, le=64 << 20), _doc("Largest HTTP request body.", "bytes")
+    ] = 1 << 20
+    connections_max: Annotated[
+        Positive, _doc("Sockets and event streams open at once.", "connections")
+    ] = limits.CONNECTIONS_MAX
+    publish_envelopes_per_s: Annotated[
+        Count,
+        _doc("Per connection, where the token says nothing; 0 is no limit.", "envelopes/s"),
+    ] = 1000
+    publish_bytes_per_s: Annotated[
+        Count, _doc("Per connection, where the token says nothing; 0 is no limit.", "bytes/s")
+    ] = 4 << 20
+    reauthorize_s: Annotated[
+        Seconds, _doc("Ask `authorize` again about open subscriptions; 0 is never.", "seconds")
+    ] = 0.0
+    silence_s: Annotated[
+        Timeout, _doc("A socket that sends nothing for this long closes with 4408.", "seconds")
+    ] = float(limits.SILENCE_MAX_S)
+    stall_s: Annotated[
+        Timeout, _doc("A socket that accepts no byte for this long closes with 4429.", "seconds")
+    ] = float(limits.STALL_MAX_S)
+    drain_timeout_s: Annotated[
+        Seconds, _doc("At SIGTERM, the longest wait for clients and disk.", "seconds")
+    ] = 30.0
+    cors_origins: Annotated[
+        tuple[str, ...],
+        _doc("Origins of browsers that may call; `*` is all, empty the same origin only.", "list"),
+    ] = ()
+    token_keys: Annotated[
+        tuple[TokenKey, ...],
+        _doc(
+            "Keys of signed tokens, each an id and a secret of at least 32 bytes; the first signs.",
+            "list",
+        ),
+    ] = ()
+    insecure: Annotated[
+        bool, _doc("Let `serve` run without any authentication.", "true or false")
+    ] = False
+    compression: Annotated[bool, _doc("Offer permessage-deflate on sockets.", "true or false")] = (
+        False
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _doc("Least level that is logged.", "level")
+    ] = "info"
+    color: Annotated[
+        bool, _doc("Colours on a terminal; NO_COLOR turns it off.", "true or false")
+    ] = True
+    uvloop: Annotated[
+        Literal["auto", "on", "off"],
+        _doc("The faster event loop: where installed, always, never.", "choice"),
+    ] = "auto"
+
+    def settings_for(self, scope: str) -> ScopeSettings:
+        """The general values with every matching entry of `scopes` laid over them, in order."""
+        merged: dict[str, Any] = {
+            name: getattr(self, name) for name in ScopeSettings.__struct_fields__
+        }
+        for pattern, override in self.scopes.items():
+            if matches(pattern, scope):
+                for name in ScopeOverride.__struct_fields__:
+                    if (value := getattr(override, name)) is not None:
+                        merged[name] = value
+        return ScopeSettings(**merged)
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One configuration key as the documents and the command line see it."""
+
+    name: str
+    type: Any
+    default: Any
+    unit: str
+    doc: str
+    secret: bool
+
+
+def keys() -> tuple[Key, ...]:
+    """Every key of `Config` in the order of the struct."""
+    found = []
+    for info in msgspec.structs.fields(Config):
+        metas = [meta for meta in info.type.__metadata__ if isinstance(meta, Meta)]
+        told = next(meta for meta in metas if meta.description is not None)
+        default = info.default
+        if default is msgspec.NODEFAULT:
+            default = info.default_factory()
+        unit = (told.extra or {})["unit"]
+        secret = info.name in SECRET_KEYS
+        found.append(Key(info.name, info.type, default, unit, told.description or "", secret))
+    return tuple(found)
+
+
+SECRET_KEYS = frozenset({"token_keys"})
+
+
+def check(config: Config) -> None:
+    """The rules that span keys. Raises ConfigError with what to change."""
+    check_keys(config.token_keys)
+    for pattern in config.scopes:
+        check_pattern(pattern)
+    levels = [config.durability, *(override.durability for override in config.scopes.values())]
+    if "replicated" in levels:
+        raise ConfigError("durability 'replicated' needs a bucket, and none can be configured yet")
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """The configuration as plain values that may be printed: secrets show as `…`."""
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    values["token_keys"] = [{"id": key.id, "secret": "…"} for key in config.token_keys]
+    return values

@@ -1,0 +1,324 @@
+"""A running server: the host of the scopes, the surfaces in front, and the order of start and stop.
+
+Stop is start reversed: refuse new work, close sockets, let commits reach the disk, close the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from actors.dialects.asterql.keys import check_scope
+from actors.dialects.asterql.plan import COLL
+from actors.host import Host, HostSettings, raise_open_files_limit
+from actors.types import Address, Retention, ScopePolicy
+from edge.access import Mode, choose_access
+from edge.application import Alarm, Application
+from edge.app import build_app
+from edge.auth import Principal, PublishLimits
+from edge.budget import Budget
+from edge.config import Config
+from edge.dialects.asterql.connection import Connection
+from edge.dialects.asterql.hub import Published, publish_to_port
+from edge.dialects.asterql.views import HeldViews, ScopeRead
+from edge.problems import Problem
+from edge.runtime import Runtime
+from edge.websocket import SocketSettings
+from infra import clock, ids
+from infra.errors import ConfigError
+from infra.tasks import TaskOwner
+
+log = logging.getLogger("holdfast.server")
+
+TICK_S = 1.0
+BACKLOG = 4096
+SPENDERS_MAX = 10_000
+GOING_AWAY = 1001
+EXPIRED = 4401
+
+
+class ServerInfo(msgspec.Struct, frozen=True):
+    """Where a started server listens."""
+
+    url: str
+    host: str
+    port: int
+
+
+class Server:
+    """One process with everything in it. Use as `async with`."""
+
+    def __init__(self, config: Config, application: Application, mode: Mode = "serve") -> None:
+        self.config = config
+        self.application = application
+        self.mode = mode
+        self.open_max = raise_open_files_limit(config.open_scopes_max)
+        self.spool_dir = Path(config.data_dir)
+        self.views: dict[str, Any] = dict(application.views)
+        self.host = Host(
+            Path(config.data_dir),
+            HostSettings(policy=self._policy, idle_s=config.idle_s, open_max=self.open_max),
+            on_alarm=self._ring if application.alarm_handlers else None,
+        )
+        self.runtime = Runtime(
+            self.host,
+            choose_access(config, application, mode, clock.now_ms),
+            PublishLimits(config.publish_envelopes_per_s, config.publish_bytes_per_s),
+        )
+        self.sockets = SocketSettings(
+            frame_bytes_max=config.frame_bytes_max, compression=config.compression,
+            monotonic=clock.monotonic,
+        )  # fmt: skip
+        self.connections: set[Connection] = set()
+        self.held_views = HeldViews(clock.monotonic)
+        self.started_at = clock.monotonic()
+        self._budgets: dict[str, tuple[Budget, Budget]] = {}
+        self._tasks = TaskOwner()
+        self._runner: web.AppRunner | None = None
+        self._waiting_requests: dict[Any, float] = {}
+        self.info: ServerInfo | None = None
+
+    # -- start and stop --------------------------------------------------------------------------
+
+    async def start(self) -> ServerInfo:
+        """Open the directory and listen. Raises ConfigError with what to change."""
+        await self.host.start()
+        try:
+            self.application.bind(_Bound(self))
+            await self.application.start()
+            self._runner = web.AppRunner(
+                build_app(self), access_log=None, handle_signals=False, shutdown_timeout=2.0,
+                keepalive_timeout=75.0,
+            )  # fmt: skip
+            await self._runner.setup()
+            site = web.TCPSite(
+                self._runner, self.config.host, self.config.port, backlog=BACKLOG,
+                reuse_address=True,
+            )  # fmt: skip
+            await site.start()
+        except OSError as error:
+            await self.stop()
+            where = f"{self.config.host}:{self.config.port}"
+            raise ConfigError(f"cannot listen on {where}: {error.strerror}") from error
+        except BaseException:
+            await self.stop()
+            raise
+        host, port = self._runner.addresses[0][:2]
+        shown = f"[{host}]" if ":" in host else host
+        self.info = ServerInfo(f"http://{shown}:{port}", host, port)
+        self._tasks.spawn(self._tick_forever(), name="server-tick")
+        return self.info
+
+    async def stop(self) -> None:
+        """Within drain_timeout_s: answers out, sockets closed with 1001, files closed."""
+        if self.runtime.stopping:
+            return
+        self.runtime.stopping = True
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+        await self._drain()
+        for connection in list(self.connections):
+            retry_ms = 100 + int(ids.random() * 2000)  # not all of them at the same moment
+            connection.end(GOING_AWAY, f"going away, retry_after_ms={retry_ms}")
+        await self._tasks.aclose()
+        await self.runtime.tasks.aclose()
+        with contextlib.suppress(ExceptionGroup):
+            await self.application.stop()
+        self.application.bind(None)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for socket in list(self.sockets.sockets):
+            socket.abort()
+        self.held_views.close()
+        await self.host.aclose()
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.drain_timeout_s):
+                while any(not connection.idle for connection in self.connections):
+                    await asyncio.sleep(0.01)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    # -- what handlers ask -------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Raise Problem where no further connection is taken."""
+        if self.runtime.stopping:
+            raise Problem("closed", "the server is going away", retry_after_ms=1000)
+        if len(self.connections) >= self.config.connections_max:
+            raise Problem(
+                "too_many_connections", f"{len(self.connections)} connections are open",
+                retry_after_ms=5000,
+            )  # fmt: skip
+
+    def spend(self, principal: Principal, size: int) -> None:
+        """Count one HTTP publish against the principal's limits. Raises Problem rate_limited."""
+        allowed = principal.publish or self.runtime.publish_limits
+        now = clock.monotonic()
+        held = self._budgets.get(principal.id)
+        if held is None:
+            if len(self._budgets) >= SPENDERS_MAX:
+                self._budgets.clear()
+            rates = (allowed.envelopes_per_s, allowed.bytes_per_s)
+            held = (Budget(rates[0], 2 * rates[0], now), Budget(rates[1], 2 * rates[1], now))
+            self._budgets[principal.id] = held
+        wait_ms = held[0].take(1, now) or held[1].take(size, now)
+        if wait_ms:
+            raise Problem("rate_limited", "the publish limit", retry_after_ms=wait_ms)
+
+    async def read_scope(self, tenant: str, scope: str) -> ScopeRead:
+        """The scope's entities at one released seq."""
+        check_scope(scope)
+        snapshot = await self.host.snapshot(Address(tenant, scope), COLL)
+        if snapshot is None:
+            return ScopeRead("", 0, {})
+        with contextlib.closing(snapshot):
+            entities = {key: msgspec.json.decode(body) for key, body in snapshot}
+        return ScopeRead(snapshot.epoch, snapshot.seq, entities)
+
+    def _policy(self, address: Address) -> ScopePolicy:
+        settings = self.config.settings_for(address.scope)
+        retention = Retention(settings.retain, settings.retain_seconds, settings.retain_bytes)
+        return ScopePolicy(retention, settings.materialize, settings.durability)
+
+    async def _ring(self, address: Address, name: str, payload: str | None, attempt: int) -> None:
+        value = None if payload is None else msgspec.json.decode(payload)
+        alarm = Alarm(
+            scope=address.scope, name=name, at_ms=clock.now_ms(), payload=value,
+            tenant=address.tenant,
+        )  # fmt: skip
+        await self.application.ring(alarm)
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            count += 1
+            self._tick()
+            every = self.config.reauthorize_s
+            if every and count % max(1, int(every / TICK_S)) == 0:
+                for connection in list(self.connections):
+                    await connection.reauthorize()
+
+    def _tick(self) -> None:
+        now, now_ms = clock.monotonic(), clock.now_ms()
+        silence_s, stall_s = self.config.silence_s, self.config.stall_s
+        for socket in list(self.sockets.sockets):
+            socket.tick(now, silence_s=silence_s, stall_s=stall_s)
+        gone = []
+        for connection in self.connections:
+            principal = connection.principal
+            if connection.closed:
+                gone.append(connection)
+            elif principal is None:
+                if connection.unauthenticated_since(now):
+                    gone.append(connection)
+            elif principal.expires_at_ms is not None and principal.expires_at_ms <= now_ms:
+                gone.append(connection)
+        for connection in gone:
+            self.connections.discard(connection)
+            if not connection.closed:
+                why = "no auth frame came" if connection.principal is None else "the token expired"
+                connection.end(EXPIRED, why)
+        self.held_views.expire()
+        self._close_silent_requests(now)
+
+    def _close_silent_requests(self, now: float) -> None:
+        """A client that opens a connection and never finishes a request does not keep it."""
+        server = self._runner.server if self._runner is not None else None
+        if server is None:
+            return
+        known, self._waiting_requests = self._waiting_requests, {}
+        for handler in server.connections:
+            if getattr(handler, "_current_request", None) is not None:
+                continue
+            since = known.get(handler, now)
+            self._waiting_requests[handler] = since
+            if now - since > self.config.silence_s:
+                handler.force_close()
+
+
+class _Bound:
+    """What the user's Application may ask of this server (edge.application.Runtime)."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def set_alarm(
+        self, tenant: str, scope: str, name: str, at_ms: int, payload: Any
+    ) -> None:
+        check_scope(scope)
+        text = None if payload is None else msgspec.json.encode(payload).decode()
+        await self._server.host.set_alarm(Address(tenant, scope), name, at_ms, text)
+
+    async def cancel_alarm(self, tenant: str, scope: str, name: str) -> bool:
+        return await self._server.host.cancel_alarm(Address(tenant, scope), name)
+
+    async def publish(self, tenant: str, scope: str, envelope: Any) -> Published:
+        make = envelope if callable(envelope) else lambda _seq: envelope
+        return await publish_to_port(self._server.host, Address(tenant, scope), make)
+
+
+def run(
+    config: Config,
+    application: Application,
+    *,
+    mode: Mode,
+    announce: Callable[[ServerInfo], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then stop in order. Raises ConfigError before it listens."""
+    logging.basicConfig(
+        level=config.log_level.upper(), stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )  # fmt: skip
+    # Most of what a server holds lives long: fewer, larger collections.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
+        runner.run(_serve(config, application, mode, announce))
+
+
+async def _serve(
+    config: Config, application: Application, mode: Mode, announce: Callable[[ServerInfo], None]
+) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    async with Server(config, application, mode) as server:
+        assert server.info is not None
+        announce(server.info)
+        await ended.wait()
+        log.info("stopping")
+
+
+def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if config.uvloop == "off":
+        return None
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError as error:
+        if config.uvloop == "on":
+            raise ConfigError("uvloop is not installed; set uvloop = 'auto'") from error
+        return None
+    return uvloop.new_event_loop

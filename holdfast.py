@@ -1,0 +1,123 @@
+"""The public names of Holdfast, and nothing else: what is not here may change without notice."""
+
+from __future__ import annotations
+
+from actors.dialects.asterql.canonical import (
+    hash_record_version,
+    snapshot_hash,
+)
+from actors.dialects.asterql.keys import (
+    create_entity_key,
+    create_scope_key,
+    parse_entity_key,
+    parse_scope_key,
+)
+from actors.dialects.asterql.patches import (
+    PatchError,
+    apply_entity_patches,
+)
+from edge.application import (
+    Alarm,
+    Application,
+)
+from edge.auth import (
+    Action,
+    Allow,
+    Credentials,
+    Decision,
+    Deny,
+    Grant,
+    Principal,
+    PublishLimits,
+)
+from edge.client import (
+    Cursor,
+    EntityStore,
+    PublishResult,
+    ScopeCursors,
+    SnapshotInfo,
+    Subscription,
+    SyncClient,
+    SyncError,
+    follow_scope,
+)
+from edge.config import (
+    Config,
+)
+from edge.dialects.asterql.bus import (
+    InProcessBus,
+    SyncBus,
+)
+from edge.dialects.asterql.hub import (
+    HubConnection,
+    SyncHub,
+)
+from edge.dialects.asterql.ledgers import (
+    ActorSyncLedger,
+    BelowFloor,
+    InMemorySyncLedger,
+    Published,
+    PublishError,
+    ScopeView,
+    SqliteSyncLedger,
+    SyncScopeLedger,
+)
+from edge.dialects.asterql.views import (
+    View,
+    ViewResult,
+)
+from edge.version import VERSION as __version__
+from infra.errors import (
+    AuthError,
+    ConfigError,
+    HoldfastError,
+)
+
+__all__ = [
+    "Action",
+    "ActorSyncLedger",
+    "Alarm",
+    "Allow",
+    "Application",
+    "AuthError",
+    "BelowFloor",
+    "Config",
+    "ConfigError",
+    "Credentials",
+    "Cursor",
+    "Decision",
+    "Deny",
+    "EntityStore",
+    "Grant",
+    "HoldfastError",
+    "HubConnection",
+    "InMemorySyncLedger",
+    "InProcessBus",
+    "PatchError",
+    "Principal",
+    "PublishError",
+    "PublishLimits",
+    "PublishResult",
+    "Published",
+    "ScopeCursors",
+    "ScopeView",
+    "SnapshotInfo",
+    "SqliteSyncLedger",
+    "Subscription",
+    "SyncBus",
+    "SyncClient",
+    "SyncError",
+    "SyncHub",
+    "SyncScopeLedger",
+    "View",
+    "ViewResult",
+    "__version__",
+    "apply_entity_patches",
+    "create_entity_key",
+    "create_scope_key",
+    "follow_scope",
+    "hash_record_version",
+    "parse_entity_key",
+    "parse_scope_key",
+    "snapshot_hash",
+]
