@@ -56,12 +56,12 @@ def parse_args() -> argparse.Namespace:
 def run_one(peer: Peer, load: str, options: Options, work: Path) -> Row:
     """One workload on one freshly started peer."""
     server = Server(peer, work).start()
-    adapter = peer.adapter(load)
     try:
         if load == "W7":
-            run(w7_fill(server, adapter, options))
+            run(w7_fill(server, peer.adapter(server.port, load), options))
             server.stop()
             server.start(clean=False)
+        adapter = peer.adapter(server.port, load)
         return run(_awaited(LOADS[load](server, adapter, options)))
     finally:
         server.stop()

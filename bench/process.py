@@ -25,14 +25,15 @@ class Server:
         self.peer = peer
         self.directory = work / f"data-{peer.name}"
         self._log_path = work / f"{peer.name}.log"
-        self.pid = 0
+        self.pid = self.port = 0
 
     def start(self, *, clean: bool = True) -> Server:
         """Start and wait until it listens. Raises RuntimeError with the end of its log."""
         if clean:
             shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        port, data = str(self.peer.port), str(self.directory)
+        self.port = _free_port()
+        port, data = str(self.port), str(self.directory)
         env = {
             **os.environ,
             "PORT": port,
@@ -43,7 +44,7 @@ class Server:
         }
         self._log = self._log_path.open("wb")
         self._process = subprocess.Popen(
-            self.peer.command(), env=env, stdout=self._log, stderr=self._log, cwd=ROOT
+            self.peer.command(self.port), env=env, stdout=self._log, stderr=self._log, cwd=ROOT
         )
         self.pid = self._process.pid
         self._await_listening()
@@ -71,10 +72,17 @@ class Server:
                 tail = self._log_path.read_bytes()[-400:].decode(errors="replace")
                 raise RuntimeError(f"{self.peer.name} exited: {tail}")
             try:
-                socket.create_connection(("127.0.0.1", self.peer.port), 0.5).close()
+                socket.create_connection(("127.0.0.1", self.port), 0.5).close()
                 return
             except OSError:
                 time.sleep(0.05)
             if time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"{self.peer.name} does not listen")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

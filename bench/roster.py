@@ -1,4 +1,4 @@
-"""Which servers take part: how each is started, on what port, and which adapter speaks to it.
+"""Which servers take part: how each is started, and which adapter speaks to it.
 
 The Node baseline needs ws and better-sqlite3: `npm install` runs once, into BENCH_HOME (default: a
 folder of the user's cache), and again only when its package.json changes.
@@ -23,6 +23,7 @@ from bench.gen.adapters.plain import Plain
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BASELINE = "node-full-group"
+PYTHON = [sys.executable, "-m"]
 # Replays of 50,000 entries need more than the default retention; nothing else is out of default.
 BENCH_SCOPES = {
     "bench:*": {"materialize": False, "retain": 1_000_000},
@@ -33,12 +34,12 @@ TOKEN_KEY = f"bench:{secrets.token_hex(32)}"
 
 @dataclass(frozen=True)
 class Peer:
-    """One server. `adapter(load)` is asked per workload; `skip` names those it cannot run."""
+    """One server. `command(port)` starts it, `adapter(port, load)` speaks to it; PORT and DIR are
+    in its environment. `skip` names the workloads it cannot run."""
 
     name: str
-    port: int
-    command: Callable[[], list[str]]
-    adapter: Callable[[str], Adapter]
+    command: Callable[[int], list[str]]
+    adapter: Callable[[int, str], Adapter]
     env: dict[str, str] = field(default_factory=dict)
     settle_s: float = 0.7
     skip: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ def cache_dir() -> Path:
     return Path(base) / "holdfast-bench"
 
 
-def node_command() -> list[str]:
+def node_command(port: int) -> list[str]:
     """The baseline's command, its packages installed where they are not yet."""
     source, target = HERE / "peers" / "nodews", cache_dir() / "nodews"
     wanted = (source / "package.json").read_text()
@@ -73,7 +74,7 @@ def node_command() -> list[str]:
 
 def holdfast_token() -> str:
     """A writer's token without a rate limit, signed with this run's key."""
-    command = [sys.executable, "-m", "edge.cli", "token", "new", "--subject", "bench"]
+    command = [*PYTHON, "edge.cli", "token", "new", "--subject", "bench"]
     command += ["--write", "*", "--publish-rate", "unlimited", "--ttl", "1d"]
     env = {**os.environ, "HOLDFAST_TOKEN_KEYS": TOKEN_KEY}
     done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
@@ -83,47 +84,52 @@ def holdfast_token() -> str:
 _token: list[str] = []
 
 
-def _holdfast_adapter(port: int) -> Callable[[str], Adapter]:
-    def adapter(load: str) -> Adapter:
-        if not _token:
-            _token.append(holdfast_token())
-        return Holdfast(port, token=_token[0], kind="benchm" if load.endswith("m") else "bench")
-
-    return adapter
+def _holdfast_adapter(port: int, load: str) -> Adapter:
+    if not _token:
+        _token.append(holdfast_token())
+    return Holdfast(port, token=_token[0], kind="benchm" if load.endswith("m") else "bench")
 
 
-def _plain_adapter(port: int) -> Callable[[str], Adapter]:
-    return lambda load: Plain(port)
+def _plain_adapter(port: int, load: str) -> Adapter:
+    return Plain(port)
 
 
-def _node(sync: str, group: bool) -> Peer:
+def _node(sync: str, group: bool, evict_ms: int | None = None) -> Peer:
     name = f"node-{sync.lower()}-{'group' if group else 'each'}"
     env = {"SYNC": sync, "GROUP": "1" if group else "0"}
-    return Peer(name, 5301, node_command, _plain_adapter(5301), env)
+    if evict_ms is not None:
+        name, env["EVICT_MS"] = f"{name}-evict", str(evict_ms)
+    return Peer(name, node_command, _plain_adapter, env)
 
 
-def _holdfast() -> Peer:
-    command = [sys.executable, "-m", "edge.cli", "serve"]
+def _holdfast(idle_s: float | None = None) -> Peer:
     env = {
         "HOLDFAST_TOKEN_KEYS": TOKEN_KEY,
         "HOLDFAST_SCOPES": json.dumps(BENCH_SCOPES),
         "HOLDFAST_LOG_LEVEL": "warning",
     }
-    return Peer("holdfast", 5302, lambda: command, _holdfast_adapter(5302), env)
+    name = "holdfast"
+    if idle_s is not None:
+        name, env["HOLDFAST_IDLE_S"] = "holdfast-evict", str(idle_s)
+    return Peer(name, lambda port: [*PYTHON, "edge.cli", "serve"], _holdfast_adapter, env)
 
 
 def _null() -> Peer:
-    command = [sys.executable, "-m", "bench.peers.null.server", "5308"]
+    def command(port: int) -> list[str]:
+        return [*PYTHON, "bench.peers.null.server", str(port)]
+
     # Constant answers mean something only where nobody looks at what is delivered.
-    skip = ("W1s", "W2", "W3", "W4", "W4x", "W6c", "W6r", "W7", "W5")
-    return Peer("null", 5308, lambda: command, _plain_adapter(5308), skip=skip)
+    skip = ("W1s", "W2", "W3", "W4", "W4x", "W5", "W6c", "W6r", "W7")
+    return Peer("null", command, _plain_adapter, skip=skip)
 
 
 PEERS = {
     peer.name: peer
     for peer in (
         _holdfast(),
+        _holdfast(idle_s=1),
         _node("FULL", True),
+        _node("FULL", True, evict_ms=1000),
         _node("FULL", False),
         _node("NORMAL", True),
         _null(),

@@ -67,7 +67,7 @@ def main(names: list[str]) -> int:
         with tempfile.TemporaryDirectory() as work:
             server = Server(PEERS[name], Path(work)).start()
             try:
-                result = run(check(server.peer.adapter("verify")))
+                result = run(check(server.peer.adapter(server.port, "verify")))
             finally:
                 server.stop()
         print(json.dumps({"peer": name, **result}), flush=True)

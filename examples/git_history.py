@@ -96,7 +96,9 @@ class Repository:
 
     def run(self, *args: str) -> bytes:
         """Output of a git command. Raises Failed 7."""
-        done = subprocess.run(["git", "-C", str(self._path), *args], capture_output=True)
+        done = subprocess.run(
+            ["git", "-C", str(self._path), *args], check=False, capture_output=True
+        )
         if done.returncode:
             raise Failed(7, f"git {args[0]}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
@@ -272,7 +274,8 @@ def envelopes_of(
     commit: Commit, about: dict[str, Any], entries: Iterable[Entry]
 ) -> Iterator[Entry]:
     """The commit as one envelope, or as several within the server's limits."""
-    part, held, size = 0, [], 0
+    held: list[Entry] = []
+    part = size = 0
     for entry in entries:
         entry_bytes = len(json.dumps(entry, ensure_ascii=False).encode()) + 1
         if held and (size + entry_bytes > ENVELOPE_BYTES_MAX or len(held) == ENTITIES_MAX):

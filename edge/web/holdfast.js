@@ -8,15 +8,16 @@
  *   store.subscribe("run:r1", (update) => console.log(update.seq, update.keys));
  *   await client.publish("run:r1", {
  *     kind: "patch",
- *     entities: [{ key: "message:m1", patches: [{ op: "appendText", path: "/text", delta: "hi" }] }],
+ *     entities: [{ key: "note:1", patches: [{ op: "appendText", path: "/text", delta: "h" }] }],
  *   });
  *
  * From the bottom up: errors, keys, canonical JSON and hashes, patches, ScopeCursors, EntityStore,
- * the outbox, SyncClient, followScope. The same test vectors hold this file and the server together.
+ * the outbox, SyncClient, followScope. The same test vectors hold this file and the server
+ * together.
  *
  * Words: a scope is the unit of order; its ledger numbers envelopes 1, 2, 3 without gaps (`seq`). A
- * cursor is the seq of the last envelope a reader has taken, 0 for none. An epoch names one unbroken
- * history of a scope.
+ * cursor is the seq of the last envelope a reader has taken, 0 for none. An epoch names one
+ * unbroken history of a scope.
  */
 
 export const VERSION = "0.1.0";
@@ -62,12 +63,17 @@ const ENTITY_KIND = /^[A-Za-z][A-Za-z0-9_-]{0,31}$/;
 const utf8 = new TextEncoder();
 
 const fits = (text, bytes) =>
-  text !== "" && !UNFIT.test(text) && (text.length * 3 <= bytes || utf8.encode(text).length <= bytes);
+  text !== "" &&
+  !UNFIT.test(text) &&
+  (text.length * 3 <= bytes || utf8.encode(text).length <= bytes);
 
 /** Return when `scope` is a scope key that may be written here; throw `bad_scope` otherwise. */
 export function checkScope(scope) {
   if (typeof scope !== "string" || !fits(scope, SCOPE_BYTES_MAX)) {
-    throw new HoldfastError("bad_scope", "a scope key has 1 to 200 bytes and no control characters");
+    throw new HoldfastError(
+      "bad_scope",
+      "a scope key has 1 to 200 bytes and no control characters",
+    );
   }
   const colon = scope.indexOf(":");
   if (colon >= 0 && RESERVED_SCOPE_KINDS.has(scope.slice(0, colon))) {
@@ -120,7 +126,7 @@ const SURROGATE = /[\ud800-\udfff]/;
 
 /** Order of texts by code point, as in Python; JavaScript's own order is by UTF-16 unit. */
 export function compareCodePoints(a, b) {
-  for (let i = 0; i < a.length && i < b.length; ) {
+  for (let i = 0; i < a.length && i < b.length;) {
     const left = a.codePointAt(i);
     const right = b.codePointAt(i);
     if (left !== right) return left - right;
@@ -171,8 +177,8 @@ const SHA256_START = primeRoots(8, 1 / 2);
 const SHA256_ROUND = Int32Array.from(primeRoots(64, 1 / 3));
 
 /**
- * SHA-256 of a text as UTF-8, in 64 hex digits (FIPS 180-4). WebCrypto would be asynchronous, and is
- * absent on pages that came over plain http.
+ * SHA-256 of a text as UTF-8, in 64 hex digits (FIPS 180-4). WebCrypto would be asynchronous, and
+ * is absent on pages that came over plain http.
  */
 export function sha256(text) {
   const message = utf8.encode(text);
@@ -255,9 +261,9 @@ function put(container, key, value) {
  * The record after all `patches` in order; `record` may be null or undefined for an absent entity.
  *
  * Neither the record nor the patches are changed: containers on a patched path are copied, the rest
- * is shared. All or nothing: throws PatchError at the first patch that cannot be applied. Checks come
- * in the server's order: the patch is an object, `op`, `path`, the way to the target, the operation's
- * fields, the target.
+ * is shared. All or nothing: throws PatchError at the first patch that cannot be applied. Checks
+ * come in the server's order: the patch is an object, `op`, `path`, the way to the target, the
+ * operation's fields, the target.
  */
 export function applyEntityPatches(record, patches) {
   const owned = new Set(); // the nested containers made in this call
@@ -322,7 +328,9 @@ function takeOver(container, owned) {
   return copy;
 }
 
-/** The container below `token`, ready to be changed; undefined where it is absent and not wanted. */
+/**
+ * The container below `token`, ready to be changed; undefined where it is absent and not wanted.
+ */
 function descend(container, token, owned, create) {
   const key = Array.isArray(container) ? position(token, container.length) : token;
   let child = own(container, key) ?? null;
@@ -396,7 +404,8 @@ function listField(patch, name, room) {
 }
 
 function textTarget(target) {
-  if (target !== null && typeof target !== "string") refuse("type_mismatch", "the target is no text");
+  if (target !== null && typeof target !== "string")
+    refuse("type_mismatch", "the target is no text");
   return target ?? "";
 }
 
@@ -568,8 +577,8 @@ export class ScopeCursors {
   }
 
   /**
-   * Call `take` if `seq` is next: "applied"; else "duplicate" or "gap", and nothing has changed. The
-   * cursor moves first, so what `take` throws passes through and leaves the cursor at `seq`.
+   * Call `take` if `seq` is next: "applied"; else "duplicate" or "gap", and nothing has changed.
+   * The cursor moves first, so what `take` throws passes through and leaves the cursor at `seq`.
    */
   ingestSequenced(scope, seq, take) {
     const last = this.scopeLastSeq(scope);
@@ -603,8 +612,8 @@ export class EntityStore {
   }
 
   /**
-   * Take one envelope if it is the scope's next: "applied", else "duplicate" or "gap". Listeners run
-   * after the whole envelope is in; what they throw comes out as one AggregateError at the end.
+   * Take one envelope if it is the scope's next: "applied", else "duplicate" or "gap". Listeners
+   * run after the whole envelope is in; what they throw comes out as one AggregateError at the end.
    */
   ingest(envelope) {
     const { scope, seq } = envelope;
@@ -619,7 +628,14 @@ export class EntityStore {
     this.#scopes.set(scope, { entities: after, broken: new Map() });
     this.cursors.beginScope(scope, seq, epoch);
     const gone = [...before.keys()].filter((key) => !after.has(key));
-    this.#notify({ scope, seq, kind: "seed", keys: [...after.keys(), ...gone], broken: [], classes: [] });
+    this.#notify({
+      scope,
+      seq,
+      kind: "seed",
+      keys: [...after.keys(), ...gone],
+      broken: [],
+      classes: [],
+    });
   }
 
   /** The record as this store knows it, undefined if absent; `broken` says how good it is. */
@@ -767,9 +783,9 @@ export function newEventId() {
 }
 
 /**
- * Publishes split into frames, sent, repeated until answered. Every envelope put in gets exactly one
- * result, in its place. A repeat carries the same event ids, so it cannot store anything twice. At
- * most WINDOW_FRAMES frames and WINDOW_BYTES bytes are unanswered at a time.
+ * Publishes split into frames, sent, repeated until answered. Every envelope put in gets exactly
+ * one result, in its place. A repeat carries the same event ids, so it cannot store anything twice.
+ * At most WINDOW_FRAMES frames and WINDOW_BYTES bytes are unanswered at a time.
  */
 class Outbox {
   #lastId = 0;
@@ -786,7 +802,7 @@ class Outbox {
   put(scope, envelopes, durable, settle) {
     const ticket = { results: new Array(envelopes.length), missing: envelopes.length, settle };
     const room = FRAME_BYTES_MAX - utf8.encode(JSON.stringify(scope)).length - 120;
-    const bodies = envelopes.map((envelope) => JSON.stringify(envelope)); // throws before any effect
+    const bodies = envelopes.map((envelope) => JSON.stringify(envelope)); // may throw
     let items = [];
     let bytes = 0;
     bodies.forEach((body, slot) => {
@@ -850,7 +866,11 @@ class Outbox {
         delayMs = Math.max(delayMs, result.retryAfterMs ?? 0);
       } else {
         const extra = durableSeq === undefined ? { epoch } : { epoch, durableSeq };
-        this.#settle(frame.ticket, item, result.code === undefined ? { ...result, ...extra } : result);
+        this.#settle(
+          frame.ticket,
+          item,
+          result.code === undefined ? { ...result, ...extra } : result,
+        );
       }
     });
     if (again.length === 0) return null;
@@ -907,7 +927,13 @@ const CONTROL_BURST = 300;
 const CONTROL_PER_S = 150;
 const VIEW_RESTARTS_MAX = 5;
 const RETRYABLE_SCOPE_CODES = new Set([
-  "moved", "internal", "busy", "rate_limited", "storage", "closed", "unavailable",
+  "moved",
+  "internal",
+  "busy",
+  "rate_limited",
+  "storage",
+  "closed",
+  "unavailable",
 ]);
 
 /** Milliseconds before attempt `attempt` (from 0); `random` in [0, 1) spreads the crowd. */
@@ -915,7 +941,7 @@ export function reconnectDelayMs(attempt, random) {
   return 1000 * Math.min(DELAY_MAX_S, DELAY_FIRST_S * 2 ** attempt) * (0.5 + random / 2);
 }
 
-/** Base and socket address of a server: "http://host", "ws://host/api/sync/socket", "/api/sync"… */
+/** Base and socket address from "http://host", "ws://host/api/sync/socket", "/api/sync"… */
 function endpoints(url) {
   const { protocol, host, pathname } = new URL(url, globalThis.location?.href);
   const secure = protocol === "https:" || protocol === "wss:";
@@ -929,9 +955,10 @@ function endpoints(url) {
 /**
  * One connection to a server, on which all scopes are read and written.
  *
- * It opens with the first subscription or publish, comes back by itself after a loss (0.5 s doubling
- * to 30 s, spread at random), subscribes again at the cursors and repeats unanswered publishes. A
- * consumer is handed contiguous envelopes only: one that is ahead asks the server for a replay.
+ * It opens with the first subscription or publish, comes back by itself after a loss (0.5 s
+ * doubling to 30 s, spread at random), subscribes again at the cursors and repeats unanswered
+ * publishes. A consumer is handed contiguous envelopes only: one that is ahead asks the server for
+ * a replay.
  */
 export class SyncClient {
   #base;
@@ -952,9 +979,9 @@ export class SyncClient {
    * `url`: the server, its AsterQL base path or its socket, http(s) or ws(s), relative in browsers.
    *
    * Options: `token` (string, or a function that returns one or a promise, asked at every
-   * connection), `tokenIn` ("frame", the default, sends it as first frame; "query" as `?token=`, which
-   * proxies may log), `report(error)` for what callbacks throw (console.error), and, for tests and for
-   * Node before 22, `WebSocket`, `fetch`, `random`, `setTimeout`, `clearTimeout`.
+   * connection), `tokenIn` ("frame", the default, sends it as first frame; "query" as `?token=`,
+   * which proxies may log), `report(error)` for what callbacks throw (console.error), and, for
+   * tests and for Node before 22, `WebSocket`, `fetch`, `random`, `setTimeout`, `clearTimeout`.
    */
   constructor(url, options = {}) {
     const { base, socket } = endpoints(url);
@@ -977,8 +1004,8 @@ export class SyncClient {
   }
 
   /**
-   * `{name}`: "idle" (nothing to be connected for), "connecting", "open", "waiting" (with `delayMs`,
-   * `attempt`, and the `code` and `reason` of the loss) or "closed".
+   * `{name}`: "idle" (nothing to be connected for), "connecting", "open", "waiting" (with
+   * `delayMs`, `attempt`, and the `code` and `reason` of the loss) or "closed".
    */
   get state() {
     return this.#state;
@@ -1016,20 +1043,21 @@ export class SyncClient {
   // -- consumers
 
   /**
-   * Read a scope; returns the function that ends it. Any number of consumers may read one scope, each
-   * at its own cursor; the connection reads it once.
+   * Read a scope; returns the function that ends it. Any number of consumers may read one scope,
+   * each at its own cursor; the connection reads it once.
    *
    * Options, all optional:
    * - `since`: seq of the last envelope the consumer has; without it, it reads from now on. `epoch`
    *   names the history that `since` belongs to.
    * - `snapshotFirst`: begin with `onSnapshotRequired` (reason "initial"), not at `since`.
-   * - `onEnvelope(envelope)`: may return "gap" to have everything after its cursor again; `cursor()`
-   *   then tells where that is. What it throws is reported, and the stream goes on.
+   * - `onEnvelope(envelope)`: may return "gap" to have everything after its cursor again;
+   *   `cursor()` then tells where that is. What it throws is reported, and the stream goes on.
    * - `onSubscribed(scope, {epoch, since, head, floor})`: the server reads for it, from `since` on.
    * - `onCaughtUp(scope, seq)`: what was stored has been delivered, from now on it is live.
    * - `onSnapshotRequired(scope, info)`: the cursor cannot go on, info is `{reason, epoch, head,
-   *   floor}`. Returns `{seq, epoch}` to go on from, or a promise of it; where it throws it is called
-   *   again later, unless the error says `retryable: false`. Without it such an end is an error.
+   *   floor}`. Returns `{seq, epoch}` to go on from, or a promise of it; where it throws it is
+   *   called again later, unless the error says `retryable: false`. Without it such an end is an
+   *   error.
    * - `onError(error)`: the subscription was refused for good and is over.
    * - `durable`: also hear, by `onDurable(scope, {epoch, seq})`, up to where entries are as safe as
    *   this server makes them.
@@ -1074,9 +1102,9 @@ export class SyncClient {
    * with `entity`, `index` and `reason` where a patch failed.
    *
    * `eventId` is made where it is missing. What is unanswered when the connection is lost is sent
-   * again, which is safe because of `eventId`; so are refusals for want of room, a bounded number of
-   * times. `durable: true` asks for an answer only when the entries are as safe as the server makes
-   * them.
+   * again, which is safe because of `eventId`; so are refusals for want of room, a bounded number
+   * of times. `durable: true` asks for an answer only when the entries are as safe as the server
+   * makes them.
    */
   publish(scope, envelopes, { durable = false } = {}) {
     const list = Array.isArray(envelopes) ? envelopes : [envelopes];
@@ -1104,7 +1132,9 @@ export class SyncClient {
   async fetchScopeView(scope) {
     const { btoa } = globalThis;
     const bytes = utf8.encode(canonical({ scope }));
-    const params = btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_");
+    const params = btoa(String.fromCharCode(...bytes))
+      .replaceAll("+", "-")
+      .replaceAll("/", "_");
     const first = `${this.#base}/views/scope?p=${params.replace(/=+$/, "")}`;
     for (let restarts = 0; ; restarts++) {
       try {
@@ -1133,7 +1163,10 @@ export class SyncClient {
     const problem = await response.json().catch(() => ({}));
     throw new SyncError(
       problem.code ?? `http_${response.status}`,
-      problem.detail ?? problem.message ?? problem.title ?? `the server answered ${response.status}`,
+      problem.detail ??
+        problem.message ??
+        problem.title ??
+        `the server answered ${response.status}`,
       {
         retryable: problem.retryable ?? (response.status >= 500 || response.status === 429),
         retryAfterMs: problem.retry_after_ms ?? null,
@@ -1210,7 +1243,8 @@ export class SyncClient {
       return;
     }
     // An unanswered `sub` or `replay` from before the cursor, or from now on, brings it along.
-    const covered = consumer.cursor === null || (scope.asked !== null && scope.asked <= consumer.cursor);
+    const covered =
+      consumer.cursor === null || (scope.asked !== null && scope.asked <= consumer.cursor);
     if (scope.unanswered === 0 || !covered || !hearsDurable) this.#subscribeScope(scope);
     this.#flush();
   }
@@ -1384,7 +1418,12 @@ export class SyncClient {
         this.#rest(consumer, { reason: "ahead_of_head", epoch, head, floor });
       } else {
         consumer.epoch = epoch;
-        this.#call(consumer, "onSubscribed", scope.name, { epoch, since: frame.since, head, floor });
+        this.#call(consumer, "onSubscribed", scope.name, {
+          epoch,
+          since: frame.since,
+          head,
+          floor,
+        });
       }
     }
   }
@@ -1439,8 +1478,8 @@ export class SyncClient {
   }
 
   /**
-   * The server did not take a frame as it was meant. Which one is not said, so a new connection puts
-   * both sides on known ground; a publish that is named gets its refusal.
+   * The server did not take a frame as it was meant. Which one is not said, so a new connection
+   * puts both sides on known ground; a publish that is named gets its refusal.
    */
   #error({ re, id, code, message }) {
     if (re === "publish" && id !== undefined) {
@@ -1516,7 +1555,8 @@ export class SyncClient {
     socket.onmessage = (event) => current() && this.#received(event.data);
     socket.onclose = (event) => current() && this.#lost({ code: event.code, reason: event.reason });
     socket.onerror = () => {}; // `close` follows and says more
-    const late = () => current() && this.#lost({ code: "timeout", reason: "no connection in time" });
+    const late = () =>
+      current() && this.#lost({ code: "timeout", reason: "no connection in time" });
     this.#timer("open", late, CONNECT_WITHIN_MS);
   }
 
@@ -1632,14 +1672,14 @@ function behind(scope, { epoch, head, floor }) {
 // --- followScope ---------------------------------------------------------------------------------
 
 /**
- * Keep `store` equal to a scope: fetch its view, seed the store, read on from there, and do so again
- * whenever the server says that a snapshot is required or an entity of the store is broken. A store
- * that has a cursor for the scope goes on from it.
+ * Keep `store` equal to a scope: fetch its view, seed the store, read on from there, and do so
+ * again whenever the server says that a snapshot is required or an entity of the store is broken. A
+ * store that has a cursor for the scope goes on from it.
  *
  * Returns `{ready, refresh(), stop()}`; `ready` resolves when the store has caught up for the first
- * time and rejects when the subscription is refused. Options: `onEnvelope(envelope)` after the store
- * took it, `onView(view)` after a seed, `onCaughtUp(scope, seq)`, `onError(error)`, `durable`,
- * `onDurable(scope, {epoch, seq})`.
+ * time and rejects when the subscription is refused. Options: `onEnvelope(envelope)` after the
+ * store took it, `onView(view)` after a seed, `onCaughtUp(scope, seq)`, `onError(error)`,
+ * `durable`, `onDurable(scope, {epoch, seq})`.
  */
 export function followScope(client, scope, store, options = {}) {
   const { onView, onEnvelope, onCaughtUp, onError, durable = false, onDurable } = options;

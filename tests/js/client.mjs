@@ -77,7 +77,9 @@ test("37: an envelope ahead of the cursor asks for a replay and is not handed on
 
 test("a gap that no replay fills ends in a snapshot", () => {
   const asked = [];
-  const { socket } = reading(5, 5, { onSnapshotRequired: (scope, info) => void asked.push(info.reason) });
+  const { socket } = reading(5, 5, {
+    onSnapshotRequired: (scope, info) => void asked.push(info.reason),
+  });
   for (let i = 0; i < 3; i++) {
     socket.deliver({ type: "event", envelope: envelope(S, 9) });
     assert.equal(socket.take().length, 1);
@@ -193,7 +195,13 @@ test("an unanswered publish is sent again after a reconnect, under the same even
   sockets[1].open();
   const [again] = sockets[1].take();
   assert.deepEqual(again.envelopes, first.envelopes);
-  const refusal = { code: "patch_failed", message: "no", entity: "a:1", index: 0, reason: "bad_field" };
+  const refusal = {
+    code: "patch_failed",
+    message: "no",
+    entity: "a:1",
+    index: 0,
+    reason: "bad_field",
+  };
   sockets[1].deliver({
     type: "published",
     id: again.id,
@@ -233,7 +241,10 @@ test("many envelopes become frames within the limits; one too large is refused h
   const answer = client.publish(S, [big, big, big, huge, ...small]);
   sockets[0].open();
   const frames = sockets[0].take();
-  assert.deepEqual(frames.map((frame) => frame.envelopes.length), [2, 512, 489]);
+  assert.deepEqual(
+    frames.map((frame) => frame.envelopes.length),
+    [2, 512, 489],
+  );
   let seq = 0;
   for (const { id, envelopes } of frames) {
     const results = envelopes.map(() => ({ seq: ++seq }));
@@ -264,10 +275,11 @@ test("subscriptions are counted: one sub, one unsub; each consumer has its own c
   const early = [];
   const third = client.subscribe(S, { since: 4, onEnvelope: ({ seq }) => void early.push(seq) });
   assert.deepEqual(socket.take(), [{ type: "sub", scope: S, batch: true, since: 4 }]);
-  socket.deliver(
-    subscribed(S, 4, 8),
-    { type: "events", scope: S, envelopes: [5, 6, 7, 8].map((seq) => envelope(S, seq)) },
-  );
+  socket.deliver(subscribed(S, 4, 8), {
+    type: "events",
+    scope: S,
+    envelopes: [5, 6, 7, 8].map((seq) => envelope(S, seq)),
+  });
   assert.deepEqual([got, late, early], [[6, 7, 8], [8], [5, 6, 7, 8]]);
   unsubscribe();
   unsubscribe();
@@ -288,9 +300,13 @@ test("a consumer that a pending sub brings along sends none of its own", () => {
   client.subscribe(S, { onEnvelope: ({ seq }) => void got.push(-seq) });
   assert.equal(sockets[0].take().length, 1);
   client.subscribe(S, { since: 3 });
-  assert.deepEqual(sockets[0].take().map(({ since }) => since), [3]);
+  assert.deepEqual(
+    sockets[0].take().map(({ since }) => since),
+    [3],
+  );
   sockets[0].deliver(subscribed(S, 3, 7));
-  for (const seq of [4, 5, 6, 7, 8]) sockets[0].deliver({ type: "event", envelope: envelope(S, seq) });
+  for (const seq of [4, 5, 6, 7, 8])
+    sockets[0].deliver({ type: "event", envelope: envelope(S, seq) });
   assert.deepEqual(got, [7, 8, -8]);
 });
 
@@ -335,7 +351,9 @@ test("snapshot_required concerns those whose cursor is bad, and the answer leads
 
 test("another epoch in `subscribed` requires a snapshot too", async () => {
   const infos = [];
-  const { socket, client } = reading(5, 5, { onSnapshotRequired: (scope, info) => void infos.push(info.reason) });
+  const { socket, client } = reading(5, 5, {
+    onSnapshotRequired: (scope, info) => void infos.push(info.reason),
+  });
   assert.equal(client.connected, true);
   socket.deliver(subscribed(S, 5, 9, { epoch: "E2" }));
   await settle();
@@ -452,7 +470,14 @@ function fakeFetch(...answers) {
   return { fetch, asked };
 }
 
-const view = (seq, entities, extra = {}) => ({ scope: S, epoch: "E1", seq, entities, next: null, ...extra });
+const view = (seq, entities, extra = {}) => ({
+  scope: S,
+  epoch: "E1",
+  seq,
+  entities,
+  next: null,
+  ...extra,
+});
 const entity = (key, text) => ({ key, value: { text }, version: "v" });
 
 test("a view is followed over its pages, and from the start where it expired", async () => {
@@ -474,7 +499,11 @@ test("a view is followed over its pages, and from the start where it expired", a
 test("a refused view is an error with the server's code", async () => {
   const { fetch } = fakeFetch([403, { code: "forbidden", detail: "not yours", retryable: false }]);
   const { client } = start({ fetch });
-  await assert.rejects(client.fetchScopeView(S), { code: "forbidden", status: 403, retryable: false });
+  await assert.rejects(client.fetchScopeView(S), {
+    code: "forbidden",
+    status: 403,
+    retryable: false,
+  });
 });
 
 test("followScope: view, then the stream from its seq", async () => {
@@ -484,7 +513,9 @@ test("followScope: view, then the stream from its seq", async () => {
   const follow = followScope(client, S, store);
   sockets[0].open();
   await settle();
-  assert.deepEqual(sockets[0].take(), [{ type: "sub", scope: S, batch: true, since: 4, epoch: "E1" }]);
+  assert.deepEqual(sockets[0].take(), [
+    { type: "sub", scope: S, batch: true, since: 4, epoch: "E1" },
+  ]);
   sockets[0].deliver(subscribed(S, 4, 5), { type: "event", envelope: envelope(S, 5, "c") });
   sockets[0].deliver({ type: "caughtUp", scope: S, seq: 5 });
   await follow.ready;
@@ -501,14 +532,22 @@ test("followScope: a scope nobody has written to is followed from nothing", asyn
   sockets[0].open();
   await settle();
   assert.deepEqual(sockets[0].take(), [{ type: "sub", scope: S, batch: true, since: 0 }]);
-  sockets[0].deliver(subscribed(S, 0, 0, { epoch: "" }), { type: "event", envelope: envelope(S, 1) });
+  sockets[0].deliver(subscribed(S, 0, 0, { epoch: "" }), {
+    type: "event",
+    envelope: envelope(S, 1),
+  });
   assert.equal(store.cursors.scopeLastSeq(S), 1);
   sockets[0].drop();
   await timers.advance(500);
   sockets[1].open();
   const again = { type: "sub", scope: S, batch: true, since: 1 };
   assert.deepEqual(sockets[1].take(), [again]);
-  sockets[1].deliver(subscribed(S, 1, 1, { epoch: "" }), { type: "durable", scope: S, epoch: "E7", seq: 1 });
+  sockets[1].deliver(subscribed(S, 1, 1, { epoch: "" }), {
+    type: "durable",
+    scope: S,
+    epoch: "E7",
+    seq: 1,
+  });
   sockets[1].drop();
   await timers.advance(500);
   sockets[2].open();
@@ -521,7 +560,9 @@ test("followScope: a store with a cursor goes on from it", () => {
   store.seed(S, [], { seq: 8, epoch: "E1" });
   followScope(client, S, store);
   sockets[0].open();
-  assert.deepEqual(sockets[0].take(), [{ type: "sub", scope: S, batch: true, since: 8, epoch: "E1" }]);
+  assert.deepEqual(sockets[0].take(), [
+    { type: "sub", scope: S, batch: true, since: 8, epoch: "E1" },
+  ]);
 });
 
 test("38: followScope fetches the view again for a broken entity while the stream goes on", async () => {
@@ -540,7 +581,9 @@ test("38: followScope fetches the view again for a broken entity while the strea
   assert.equal(store.cursors.scopeLastSeq(S), 7);
   await timers.advance(500);
   assert.equal(asked.length, 2, "one at a time");
-  assert.deepEqual(sockets[0].take(), [{ type: "sub", scope: S, batch: true, since: 6, epoch: "E1" }]);
+  assert.deepEqual(sockets[0].take(), [
+    { type: "sub", scope: S, batch: true, since: 6, epoch: "E1" },
+  ]);
   sockets[0].deliver(subscribed(S, 6, 7), { type: "event", envelope: envelope(S, 7, "!") });
   assert.deepEqual(store.get(S, "log:1"), { text: "good!" });
   assert.equal(store.broken(S).size, 0);

@@ -3,7 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { EntityStore, ScopeCursors, hashRecordVersion, snapshotHash } from "../../edge/web/holdfast.js";
+import {
+  EntityStore,
+  ScopeCursors,
+  hashRecordVersion,
+  snapshotHash,
+} from "../../edge/web/holdfast.js";
 import { envelope } from "./support.mjs";
 
 const S = "run:r1";
@@ -39,7 +44,10 @@ test("envelopes fold into records; repeats and gaps change nothing", () => {
   assert.equal(store.ingest(envelope(S, 3, "c")), "gap");
   assert.equal(store.ingest(envelope(S, 2, "b")), "applied");
   assert.deepEqual(store.get(S, "log:1"), { text: "ab" });
-  const entities = [{ key: "log:1", deleted: true }, { key: "b:1", value: { k: 1 } }];
+  const entities = [
+    { key: "log:1", deleted: true },
+    { key: "b:1", value: { k: 1 } },
+  ];
   store.ingest({ kind: "patch", scope: S, seq: 3, entities });
   assert.deepEqual(store.items(S), [["b:1", { k: 1 }]]);
   assert.deepEqual(store.items(S, "log"), []);
@@ -60,7 +68,12 @@ test("35: a snapshot replaces the whole set", () => {
 
 test("38: what cannot be applied marks the entity broken and the cursor goes on", () => {
   const store = new EntityStore();
-  store.ingest({ kind: "patch", scope: S, seq: 1, entities: [{ key: "log:1", value: { text: 5 } }] });
+  store.ingest({
+    kind: "patch",
+    scope: S,
+    seq: 1,
+    entities: [{ key: "log:1", value: { text: 5 } }],
+  });
   assert.equal(store.ingest(envelope(S, 2)), "applied");
   assert.equal(store.cursors.scopeLastSeq(S), 2);
   assert.equal(store.broken(S).get("log:1").reason, "type_mismatch");
@@ -71,7 +84,12 @@ test("38: what cannot be applied marks the entity broken and the cursor goes on"
   store.ingest({ kind: "patch", scope: S, seq: 4, entities: [fits] });
   assert.equal(store.broken(S).size, 1, "a patch on a wrong base heals nothing");
   assert.deepEqual(store.get(S, "log:1"), { text: 5 });
-  store.ingest({ kind: "patch", scope: S, seq: 5, entities: [{ key: "log:1", value: { text: 6 } }] });
+  store.ingest({
+    kind: "patch",
+    scope: S,
+    seq: 5,
+    entities: [{ key: "log:1", value: { text: 6 } }],
+  });
   assert.equal(store.broken(S).size, 0);
   store.ingest(envelope(S, 6));
   assert.equal(store.broken(S).size, 1);
@@ -92,9 +110,18 @@ test("43: invalidate moves the cursor and no entity", () => {
 
 test("the hash uses told versions and computes the others", () => {
   const store = new EntityStore();
-  const entities = [{ key: "b:1", value: { n: 1 }, version: "v7" }, { key: "a:1", value: { n: 2 } }];
+  const entities = [
+    { key: "b:1", value: { n: 1 }, version: "v7" },
+    { key: "a:1", value: { n: 2 } },
+  ];
   store.seed(S, entities, { seq: 9, epoch: "E" });
-  assert.equal(store.snapshotHash(S), snapshotHash([["a:1", hashRecordVersion({ n: 2 })], ["b:1", "v7"]]));
+  assert.equal(
+    store.snapshotHash(S),
+    snapshotHash([
+      ["a:1", hashRecordVersion({ n: 2 })],
+      ["b:1", "v7"],
+    ]),
+  );
   assert.deepEqual(store.cursors.cursor(S), { seq: 9, epoch: "E" });
   assert.equal(new EntityStore().snapshotHash(S), snapshotHash([]));
 });
@@ -109,10 +136,18 @@ test("listeners hear of entity, kind and scope, and stop when told", () => {
     store.subscribeEntity(S, "log:2", () => heard.push(["other"])),
   ];
   store.ingest(envelope(S, 1));
-  assert.deepEqual(heard, [["entity", "x"], ["kind", "log:1"], ["scope", "patch"]]);
+  assert.deepEqual(heard, [
+    ["entity", "x"],
+    ["kind", "log:1"],
+    ["scope", "patch"],
+  ]);
   heard.length = 0;
   store.seed(S, [], { seq: 5 });
-  assert.deepEqual(heard, [["entity", undefined], ["kind", "log:1"], ["scope", "seed"]]);
+  assert.deepEqual(heard, [
+    ["entity", undefined],
+    ["kind", "log:1"],
+    ["scope", "seed"],
+  ]);
   for (const end of ends) end();
   heard.length = 0;
   store.ingest(envelope(S, 6));

@@ -1,4 +1,6 @@
-/** What the tests of the JavaScript client share: vectors, a clock that is told, a scripted server. */
+/**
+ * What the tests of the JavaScript client share: vectors, a clock that is told, a scripted server.
+ */
 
 import { readFileSync } from "node:fs";
 
@@ -31,7 +33,9 @@ export class Timers {
     const end = this.#now + ms;
     for (;;) {
       await settle();
-      const [first] = [...this.#due].filter(([, { at }]) => at <= end).sort(([, a], [, b]) => a.at - b.at);
+      const [first] = [...this.#due]
+        .filter(([, { at }]) => at <= end)
+        .sort(([, a], [, b]) => a.at - b.at);
       if (first === undefined) break;
       this.#due.delete(first[0]);
       this.#now = first[1].at;

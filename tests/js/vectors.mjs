@@ -57,7 +57,11 @@ for (const { type, key, parts, error } of vectors("keys")) {
 test("keys are joined only where they parse back", () => {
   assert.equal(holdfast.createScopeKey("run", "r:1"), "run:r:1");
   assert.equal(holdfast.createEntityKey("message", "m:1"), "message:m:1");
-  for (const [kind, rest] of [["", "x"], ["a:b", "c"], ["run", "\n"]]) {
+  for (const [kind, rest] of [
+    ["", "x"],
+    ["a:b", "c"],
+    ["run", "\n"],
+  ]) {
     assert.throws(() => holdfast.createScopeKey(kind, rest), { code: "bad_scope" });
     assert.throws(() => holdfast.createEntityKey(kind, rest), { code: "bad_envelope" });
   }

@@ -55,7 +55,10 @@ function connect() {
   client = new SyncClient("/api/sync", {
     token: sessionStorage.getItem(TOKEN_KEY),
     tokenIn: "query",
-    report: (error) => console.warn(error),
+    report(error) {
+      console.warn(error);
+      show($("notice"), `${error.code ?? error.name}: ${error.message}`);
+    },
   });
   client.onState(showConnection);
   showConnection(client.state);
@@ -138,7 +141,10 @@ function renderScopes(empty) {
       "a",
       { href: hashOf(scope), title: scope, classes: open ? "open" : "", "data-scope": scope },
       element("span", { text: scope, classes: "name" }),
-      element("span", { text: head === undefined || head === null ? "" : String(head), classes: "seq" }),
+      element("span", {
+        text: head === undefined || head === null ? "" : String(head),
+        classes: "seq",
+      }),
       ...(more.length > 0 ? [element("span", { text: more.join(" · "), classes: "more" })] : []),
     );
     if (scope === current) link.setAttribute("aria-current", "page");
@@ -146,7 +152,9 @@ function renderScopes(empty) {
   });
   const focused = document.activeElement?.dataset?.scope;
   $("scope-list").replaceChildren(...rows);
-  const again = rows.find((row) => focused !== undefined && row.firstChild.dataset.scope === focused);
+  const again = rows.find(
+    (row) => focused !== undefined && row.firstChild.dataset.scope === focused,
+  );
   again?.firstChild.focus();
   show($("scopes-empty"), rows.length === 0 ? empty : "");
   $("scopes-more").hidden = scopes.next === null;
@@ -204,9 +212,17 @@ function tailRow(envelope) {
     element("span", { text: String(seq), classes: "seq" }),
     element("span", { text: kind ?? "" }),
     element("span", { text: eventId ?? "", title: eventId ?? "" }),
-    element("span", { text: time, classes: "time", title: at === undefined ? "" : new Date(at).toISOString() }),
+    element("span", {
+      text: time,
+      classes: "time",
+      title: at === undefined ? "" : new Date(at).toISOString(),
+    }),
   );
-  return element("li", { "data-seq": String(seq) }, expandable(summary, () => envelope));
+  return element(
+    "li",
+    { "data-seq": String(seq) },
+    expandable(summary, () => envelope),
+  );
 }
 
 function clearTail() {
@@ -259,7 +275,10 @@ function renderEntities() {
   entities.rows = rows;
   $("entity-count").textContent = store.count(scope).toLocaleString();
   const hidden = found.length - rows.size;
-  show($("entities-more"), hidden > 0 ? `${hidden.toLocaleString()} more: filter to see them.` : "");
+  show(
+    $("entities-more"),
+    hidden > 0 ? `${hidden.toLocaleString()} more: filter to see them.` : "",
+  );
 }
 
 function entityRow(key) {
@@ -300,8 +319,7 @@ function openScope(scope) {
   entities.rows = new Map();
   $("entities").replaceChildren();
   $("entity-count").textContent = "0";
-  show($("scope-error"), "");
-  show($("publish-result"), "");
+  for (const id of ["scope-error", "publish-result", "notice"]) show($(id), "");
   for (const id of ["head", "floor", "durable", "epoch"]) $(id).textContent = "–";
   $("welcome").hidden = scope !== "";
   $("scope").hidden = scope === "";
@@ -342,6 +360,7 @@ function follow(scope) {
   const followed = followScope(client, scope, store, {
     durable: true,
     onView: startTail,
+    onCaughtUp: () => show($("notice"), ""),
     onDurable(name, position) {
       $("durable").textContent = String(position.seq);
       $("epoch").textContent = position.epoch ?? "–";
