@@ -95,7 +95,9 @@ class Alarms:
             await self._handler(address, name, payload, attempts + 1)
         except Exception:  # the user's code: whatever it raises means "not done"
             delay = min(DELAY_MAX_MS, 1000 * 2 ** min(attempts, 20))
-            log.exception("alarm failed scope=%s name=%s attempt=%d", address.scope, name, attempts + 1)
+            log.exception(
+                "alarm failed scope=%s name=%s attempt=%d", address.scope, name, attempts + 1
+            )
             later = (name, self._host.now_ms() + delay, payload, attempts + 1)
             self._host.submit_alarm(address, [later], [])
         else:

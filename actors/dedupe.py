@@ -1,15 +1,15 @@
 """Which causes a scope has seen lately: cause -> seq of its first entry, in memory, bounded.
 
-The entries themselves are the record (`entries.cause`), so an append writes no index. Retention moves
-the causes it takes to the `dedupe` table. The window holds at least the newest 100,000 of both
-(DESIGN section 10), in three generations: dropping a whole one is free, shrinking a dict is not.
+The entries themselves are the record (`entries.cause`), so an append writes no index. Retention
+moves the causes it takes to the `dedupe` table. The window holds at least the newest 100,000 of
+both (DESIGN section 10), in two generations: dropping a whole one is free, shrinking a dict is not.
 """
 
 from __future__ import annotations
 
 WINDOW_MAX = 100_000
 WINDOW_AGE_MS = 30 * 24 * 3600 * 1000
-GENERATION = WINDOW_MAX // 2
+GENERATION = WINDOW_MAX
 
 
 class DedupeWindow:
@@ -17,19 +17,16 @@ class DedupeWindow:
 
     def __init__(self, known: list[tuple[str, int]]) -> None:
         self._new = dict(known[-GENERATION:])
-        self._old = dict(known[-2 * GENERATION : -GENERATION])
-        self._oldest: dict[str, int] = {}
+        self._old: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._new) + len(self._old) + len(self._oldest)
+        return len(self._new) + len(self._old)
 
     def get(self, cause: str) -> int | None:
         """The seq of the first entry this cause made."""
         seq = self._new.get(cause)
         if seq is None and self._old:
             seq = self._old.get(cause)
-            if seq is None:
-                seq = self._oldest.get(cause)
         return seq
 
     def add(self, causes: dict[str, int]) -> bool:
@@ -37,6 +34,6 @@ class DedupeWindow:
         self._new.update(causes)
         if len(self._new) < GENERATION:
             return False
-        dropped = bool(self._oldest)
-        self._new, self._old, self._oldest = {}, self._new, self._old
+        dropped = bool(self._old)
+        self._new, self._old = {}, self._new
         return dropped

@@ -8,6 +8,7 @@ A scope that is closed costs an index row on disk and nothing in memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import logging
@@ -19,7 +20,7 @@ from typing import Any, Self
 
 from actors.alarms import AlarmHandler, Alarms
 from actors.index import Index, scan
-from actors.ledger import Ledger
+from actors.ledger import Ledger, Unfinished
 from actors.reply import FutureReply
 from actors.scope import Request, Scope
 from actors.snapshot import Snapshot, take_snapshot
@@ -36,7 +37,7 @@ CLEAR_JUMP = 2**20
 EMPTY = Bounds("", 0, 0, 0)
 OPEN_SLACK = 256  # scopes that may be open above the cap while others are being closed
 THREADS = 2
-TRIM_SCOPES_MIN = 16
+TRIM_SCOPES_MIN = 256  # files closed until their memory is given back
 DEFAULT_DIALECT = "asterql"
 
 
@@ -88,6 +89,8 @@ class Host:
         self._failed: dict[Address, HoldfastError] = {}
         self._returns: dict[Scope, asyncio.Future[None]] = {}
         self._closing: set[Scope] = set()
+        self._closed_files = 0  # since memory was last given back
+        self._dirty: dict[Scope, None] = {}  # committed in this loop round
         self._tasks = TaskOwner()
         self._alarms = Alarms(self, on_alarm)
         self._lock_fd = -1
@@ -106,7 +109,9 @@ class Host:
             os.close(self._lock_fd)
             raise ConfigError(f"{self.directory}: another Holdfast process uses it") from error
         except OSError as error:
-            raise ConfigError(f"{self.directory}: {error.strerror}; choose another data_dir") from error
+            raise ConfigError(
+                f"{self.directory}: {error.strerror}; choose another data_dir"
+            ) from error
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="holdfast-io")
         self.index = Index(self.directory)
         self._barrier = Barrier(self.directory, self._report)
@@ -126,8 +131,9 @@ class Host:
         self._stopping = True
         self._alarms.stop()
         await self._alarms.aclose()
-        while any(scope.busy for scope in self.open_scopes.values()):
-            await asyncio.sleep(0.005)
+        for address in [scope.address for scope in self.open_scopes.values() if scope.busy]:
+            with contextlib.suppress(HoldfastError):  # a failed scope has nobody waiting
+                await self.settled(address)
         for scope in list(self.open_scopes.values()):
             self._close_scope(scope)
         while self._returns:
@@ -194,9 +200,7 @@ class Host:
         if scope is None:
             return None
         path = scope.ledger.path
-        taken: Snapshot = await self.run(
-            lambda: take_snapshot(path, address, coll, self.directory)
-        )
+        taken: Snapshot = await self.run(lambda: take_snapshot(path, address, coll, self.directory))
         if taken.seq > scope.released:
             await self.settled(address)
         return taken
@@ -220,7 +224,9 @@ class Host:
     async def run(self, work: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._pool, work)
 
-    async def set_alarm(self, address: Address, name: str, due_at_ms: int, payload: str | None) -> None:
+    async def set_alarm(
+        self, address: Address, name: str, due_at_ms: int, payload: str | None
+    ) -> None:
         """Durable on return: the handler runs at `due_at_ms` or later, at least once."""
         self.submit_alarm(address, [(name, due_at_ms, payload, 0)], [])
         await self.settled(address)
@@ -269,25 +275,35 @@ class Host:
             raise Unavailable(str(error), retry_after_ms=60_000)
         path = ledger_path(self.directory, *address)
         policy = self.settings.policy(address)
-        if path.exists():
-            self._make_room()
-            ledger = Ledger.open(path, address)
-        elif not create:
-            return None
-        else:
-            self._make_room()
-            ledger = Ledger.create(
-                path, address, dialect=DEFAULT_DIALECT, epoch=ids.new_id(), at=self.now_ms(),
-                materialize=policy.materialize,
-            )  # fmt: skip
-            self.index.add(address, path)
-            self._barrier.mark(self.index)
+        ledger = self._open_ledger(path, address)
+        if ledger is None:
+            if not create:
+                return None
+            ledger = self._create_ledger(path, address, policy)
         scope = Scope(address, ledger, policy, self, self.taps.get(address, []))
         if create or address in self.taps:
             self.taps[address] = scope.taps
         self.open_scopes[address] = scope
         self.counts.opens += 1
         return scope
+
+    def _open_ledger(self, path: Path, address: Address) -> Ledger | None:
+        if not path.exists() or path.stat().st_size == 0:
+            return None
+        self._make_room()
+        try:
+            return Ledger.open(path, address)
+        except Unfinished:
+            return None
+
+    def _create_ledger(self, path: Path, address: Address, policy: ScopePolicy) -> Ledger:
+        self._make_room()
+        self.index.add(address, path)
+        self._barrier.mark(self.index)
+        return Ledger.create(
+            path, address, dialect=DEFAULT_DIALECT, epoch=ids.new_id(), at=self.now_ms(),
+            materialize=policy.materialize, sync=not self._barrier.whole_filesystem,
+        )  # fmt: skip
 
     def _make_room(self) -> None:
         over = len(self.open_scopes) - len(self._closing) - self.settings.open_max + 1
@@ -305,7 +321,20 @@ class Host:
         self._loop.call_soon(callback)
 
     def mark(self, scope: Scope) -> None:
-        self._barrier.mark(scope)
+        if not self._dirty:
+            self._loop.call_soon(self._sync_dirty)
+        self._dirty[scope] = None
+
+    def _sync_dirty(self) -> None:
+        """After the turns of one loop round: one pass for all they have committed."""
+        dirty, self._dirty = self._dirty, {}
+        if len(dirty) == 1:
+            (scope,) = dirty
+            if self._barrier.quick(scope):
+                self._release(self._barrier.sync_now(scope))
+                return
+        for scope in dirty:
+            self._barrier.mark(scope)
 
     def lend(self, scope: Scope, work: Callable[[], None]) -> None:
         self._returns[scope] = self._loop.create_future()
@@ -361,9 +390,9 @@ class Host:
             idle = [s for s in self.open_scopes.values() if s.used_at <= limit and not s.busy]
             for scope in idle:
                 self._close_scope(scope)
-            returns = [self._returns[scope] for scope in idle if scope in self._returns]
-            if len(returns) >= TRIM_SCOPES_MIN:
-                await asyncio.wait(returns)
+            closed = self._closed_files
+            if closed >= TRIM_SCOPES_MIN or (closed and not self.open_scopes):
+                self._closed_files = 0
                 _trim_memory()
 
     def _close_scope(self, scope: Scope) -> None:
@@ -389,6 +418,7 @@ class Host:
             if not scope.taps:
                 self.taps.pop(address, None)
             self._closing.discard(scope)
+            self._closed_files += 1
             self._returns.pop(scope).set_result(None)
             self._reopen_for(address, scope.drain())
 
@@ -412,7 +442,7 @@ def _trim_memory() -> None:
 
 def raise_open_files_limit(open_max: int) -> int:
     """Let the process have the files it may need; how many scopes may be open at once."""
-    import resource  # noqa: PLC0415 - not everywhere, and needed once
+    import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = open_max * 4 + limits.CONNECTIONS_MAX + 256

@@ -1,8 +1,9 @@
-"""The host's index: which scopes exist and when their next alarm is due. Never the truth, always rebuildable.
+"""The host's index: which scopes exist and when their next alarm is due. Never the truth, always
+rebuildable.
 
-One SQLite file beside the ledgers. A due time is written here before the ledger commits it, so a crash
-leaves at worst a wake for nothing, never an alarm nobody looks at. After an unclean end the index is
-rebuilt from the ledger files.
+One SQLite file beside the ledgers. A due time is written here before the ledger commits it, so a
+crash leaves at worst a wake for nothing, never an alarm nobody looks at. After an unclean end the
+index is rebuilt from the ledger files.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from infra.errors import HoldfastError, StorageError
 from infra.sqlite import open_reader, open_writer, storage_error, transaction
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS scopes(tenant TEXT NOT NULL, scope TEXT NOT NULL, path TEXT NOT NULL,"
-    " due_at INTEGER, PRIMARY KEY(tenant, scope)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS scopes(tenant TEXT NOT NULL, scope TEXT NOT NULL,"
+    " path TEXT NOT NULL, due_at INTEGER, PRIMARY KEY(tenant, scope)) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS scopes_due ON scopes(due_at) WHERE due_at IS NOT NULL",
-    "CREATE TABLE IF NOT EXISTS state(one INTEGER PRIMARY KEY CHECK(one=1), clean INTEGER NOT NULL)"
-    " STRICT",
+    "CREATE TABLE IF NOT EXISTS state("
+    "one INTEGER PRIMARY KEY CHECK(one=1), clean INTEGER NOT NULL) STRICT",
     "INSERT OR IGNORE INTO state(one, clean) VALUES (1, 1)",
 )
 
@@ -62,9 +63,7 @@ class Index:
 
     def set_due(self, address: Address, due_at: int | None) -> None:
         """When the scope's next alarm is due; None: never."""
-        self._write(
-            "UPDATE scopes SET due_at=? WHERE tenant=? AND scope=?", (due_at, *address)
-        )
+        self._write("UPDATE scopes SET due_at=? WHERE tenant=? AND scope=?", (due_at, *address))
 
     def lower_due(self, address: Address, due_at: int) -> None:
         """An alarm is about to be set: look at the scope no later than then."""
@@ -88,9 +87,7 @@ class Index:
         ).fetchone()[0]
         return due
 
-    def list(
-        self, tenant: str, prefix: str, after: str, limit: int
-    ) -> list[tuple[str, str]]:
+    def list(self, tenant: str, prefix: str, after: str, limit: int) -> list[tuple[str, str]]:
         """(scope, path) in order of name, those that begin with `prefix` and follow `after`."""
         return self._db.execute(
             "SELECT scope, path FROM scopes WHERE tenant=? AND scope>? AND scope>=?"
@@ -103,8 +100,8 @@ class Index:
         with transaction(self._db):
             self._db.executemany(
                 "INSERT INTO scopes(tenant, scope, path, due_at) VALUES (?,?,?,?)"
-                " ON CONFLICT(tenant, scope) DO UPDATE SET due_at=coalesce(min(due_at, excluded.due_at),"
-                " due_at, excluded.due_at)",
+                " ON CONFLICT(tenant, scope) DO UPDATE SET"
+                " due_at=coalesce(min(due_at, excluded.due_at), due_at, excluded.due_at)",
                 [(*address, path, due_at) for address, path, due_at in found],
             )
         self.position += 1
@@ -127,7 +124,9 @@ class Index:
 
 
 def scan(root: Path) -> Iterator[tuple[Address, str, int | None]]:
-    """Every ledger file below `root`: address, relative path, earliest alarm. Slow: for a thread."""
+    """Every ledger file below `root`: address, relative path, earliest alarm. Slow:
+    for a thread.
+    """
     for path in sorted(root.glob("*/*/*.db")):
         try:
             db = open_reader(path)

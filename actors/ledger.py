@@ -9,6 +9,8 @@ A commit here is not yet durable: infra/barrier.py makes it so, and only then ma
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable
 from functools import wraps
@@ -19,14 +21,15 @@ import msgspec
 
 from actors.dedupe import WINDOW_AGE_MS, WINDOW_MAX
 from actors.rows import Key, Row
-from actors.schema import migrate
+from actors.schema import migrate, template
 from actors.types import Address, Duplicate, Entry, Retention
 from infra.errors import FileRefused, HoldfastError, StorageError
 from infra.sqlite import Handle, open_writer, storage_error, transaction
 
 _SLIM = "INSERT INTO entries(seq, at, kind, cause, body) VALUES "
 _FULL = (
-    "INSERT INTO entries(seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags) VALUES "
+    "INSERT INTO entries(seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags)"
+    " VALUES "
 )
 _CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)  # rows of one INSERT; few texts, so each stays prepared
 _SLIM_SQL = {n: _SLIM + ",".join(["(?,?,?,?,?)"] * n) for n in _CHUNKS}
@@ -38,8 +41,9 @@ _ROW = (
     " stamp2=excluded.stamp2, grp=excluded.grp, deleted=excluded.deleted"
 )
 _HEADER = (
-    "SELECT tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, bytes, body_max,"
-    " materialize, clock, retain, retain_seconds, retain_bytes, created_at FROM scope WHERE one=1"
+    "SELECT tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, bytes,"
+    " body_max, materialize, clock, retain, retain_seconds, retain_bytes, created_at"
+    " FROM scope WHERE one=1"
 )
 _UPDATE = (
     "UPDATE scope SET owner=?, txid=?, head=?, floor=?, floor_at=?, jump=?, bytes=?, body_max=?,"
@@ -90,6 +94,10 @@ class Write(msgspec.Struct):
     clock: str | None = None
 
 
+class Unfinished(FileRefused):
+    """The file was being created when the process ended: nobody was ever told of anything in it."""
+
+
 class StaleOwner(StorageError):
     """Another writer has opened the file. Nothing was written; stop using this handle."""
 
@@ -100,7 +108,9 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _guarded(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Concatenate[Ledger, _P], _T]:
+def _guarded(
+    method: Callable[Concatenate[Ledger, _P], _T],
+) -> Callable[Concatenate[Ledger, _P], _T]:
     """SQLite's errors leave the ledger as typed ones."""
 
     @wraps(method)
@@ -124,21 +134,31 @@ class Ledger:
 
     @classmethod
     def create(
-        cls, path: Path, address: Address, *, dialect: str, epoch: str, at: int, materialize: bool
+        cls,
+        path: Path,
+        address: Address,
+        *,
+        dialect: str,
+        epoch: str,
+        at: int,
+        materialize: bool,
+        sync: bool = True,
     ) -> Ledger:
-        """A new file with an empty history. Raises StorageError."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{path.parent.name}: {error.strerror}", code="read_only") from error
+        """A new file with an empty history; a half-made one is finished. Raises StorageError.
+
+        Without `sync` the image of an empty ledger is left to the barrier, whose first pass over a
+        new file then covers the whole file system; before it nobody is told that the scope exists.
+        """
+        _write_template(path, sync)
         db = open_writer(path)
         try:
             migrate(db)
             with transaction(db):
                 db.execute(
-                    "INSERT OR IGNORE INTO scope(one, tenant, scope, dialect, dialect_version, epoch, owner,"
-                    " txid, level, head, floor, floor_at, jump, bytes, body_max, materialize,"
-                    " created_at, updated_at) VALUES (1,?,?,?,1,?,0,0,'local',0,0,0,0,0,0,?,?,?)",
+                    "INSERT OR IGNORE INTO scope(one, tenant, scope, dialect, dialect_version,"
+                    " epoch, owner, txid, level, head, floor, floor_at, jump, bytes, body_max,"
+                    " materialize, created_at, updated_at)"
+                    " VALUES (1,?,?,?,1,?,0,0,'local',0,0,0,0,0,0,?,?,?)",
                     (*address, dialect, epoch, int(materialize), at, at),
                 )
             return cls(path, db, read_header(db, path, address))
@@ -172,12 +192,13 @@ class Ledger:
         """
         new = self._advanced(write)
         with transaction(self._db):
+            self._write_header(new, write.at)  # first: a stale owner is told so by name
             self._insert_entries(write.entries)
             self._write_rows(write)
             self._write_rest(write)
             if write.floor is not None:
                 new.bytes -= self._trim(write.floor)
-            self._write_header(new, write.at)
+                self._db.execute("UPDATE scope SET bytes=?", (new.bytes,))
         self.header = new
         self._claimed = True
 
@@ -189,7 +210,7 @@ class Ledger:
             new.head = entries[-1].seq
             sizes = [entry.size for entry in entries]
             new.bytes += sum(sizes)
-            new.body_max = max(new.body_max, max(sizes))
+            new.body_max = max(new.body_max, *sizes)
         if write.floor is not None:
             new.floor, new.floor_at = write.floor, new.head
         if write.clock is not None:
@@ -225,8 +246,9 @@ class Ledger:
             if row is None:
                 gone.append(key)
                 continue
-            body = encode(row.value).decode()
-            row.size, row.stored, row.pending = len(body), row.seq, 0
+            text = encode(row.value)
+            body = text.decode()
+            row.size, row.stored, row.pending = len(text), row.seq, 0
             stored.append(
                 (*key, row.rev, row.seq, body, row.origin, row.stamp1, row.stamp2, row.grp,
                  int(row.deleted))
@@ -280,7 +302,8 @@ class Ledger:
         return int(size)
 
     def _write_header(self, new: Header, at: int) -> None:
-        # The owner is checked by the same statement that moves the head: before BEGIN it could be stale.
+        # The owner is checked by the same statement that moves the head: before BEGIN it could be
+        # stale.
         done = self._db.execute(
             _UPDATE,
             (new.owner, new.txid, new.head, new.floor, new.floor_at, new.jump, new.bytes,
@@ -292,7 +315,9 @@ class Ledger:
     # -- reading -----------------------------------------------------------------------------
 
     @_guarded
-    def page(self, after: int, upto: int, *, entries_max: int, bytes_max: int) -> list[tuple[int, str]]:
+    def page(
+        self, after: int, upto: int, *, entries_max: int, bytes_max: int
+    ) -> list[tuple[int, str]]:
         """(seq, body) of the entries after `after`, at least one if there is any."""
         size = 0
         found: list[tuple[int, str]] = []
@@ -317,8 +342,8 @@ class Ledger:
     def entries(self, after: int, upto: int) -> list[Entry]:
         """Whole entries, oldest first: for folding and checks."""
         rows = self._db.execute(
-            "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags FROM entries"
-            " WHERE seq>? AND seq<=? ORDER BY seq",
+            "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags"
+            " FROM entries WHERE seq>? AND seq<=? ORDER BY seq",
             (after, upto),
         )
         return [
@@ -338,7 +363,7 @@ class Ledger:
             return None
         rev, seq, body, origin, stamp1, stamp2, grp, deleted = found
         value = None if body is None else msgspec.json.decode(body)
-        size = 0 if body is None else len(body)
+        size = 0 if body is None else len(body.encode())
         return Row(value, rev, seq, size, seq, 0, origin, stamp1, stamp2, grp, bool(deleted))
 
     @_guarded
@@ -397,7 +422,9 @@ class Ledger:
 
     @_guarded
     def begin_epoch(self, epoch: str, *, jump: int, at: int) -> None:
-        """Cut the history: no entries, no rows, numbers go on `jump` higher (I6). Committed at once."""
+        """Cut the history: no entries, no rows, numbers go on `jump` higher (I6).
+        Committed at once.
+        """
         old = self.header
         head = old.head + jump
         new = msgspec.structs.replace(
@@ -417,7 +444,9 @@ class Ledger:
 
     @_guarded
     def checkpoint(self) -> None:
-        """Move the WAL's pages into the database file. Slow: run it in a thread, with nothing else using the handle."""
+        """Move the WAL's pages into the database file. Slow:
+        run it in a thread, with nothing else using the handle.
+        """
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
@@ -425,18 +454,46 @@ class Ledger:
         self._db.close()
 
 
+def _write_template(path: Path, sync: bool) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size == 0:
+            with path.open("wb") as file:  # closed before SQLite opens it, or its locks would go
+                file.write(template())
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+    except OSError as error:
+        code = "disk_full" if error.errno == errno.ENOSPC else "read_only"
+        raise StorageError(f"{path.name}: {error.strerror}", code=code) from error
+
+
 def _full_values(e: Entry) -> tuple[Any, ...]:
-    return (e.seq, e.at, e.kind, e.cause, e.body, e.origin, e.ref, e.grp, e.stamp1, e.stamp2, e.flags)
+    return (
+        e.seq,
+        e.at,
+        e.kind,
+        e.cause,
+        e.body,
+        e.origin,
+        e.ref,
+        e.grp,
+        e.stamp1,
+        e.stamp2,
+        e.flags,
+    )
 
 
 def read_header(db: Handle, path: Path, address: Address) -> Header:
     """The scope row, checked against the address. Raises FileRefused."""
     found = db.execute(_HEADER).fetchone()
     if found is None:
-        raise FileRefused(f"{path.name}: not a finished ledger (no scope row)")
+        raise Unfinished(f"{path.name}: not a finished ledger (no scope row)")
     tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, size, *rest = found
     if (tenant, scope) != tuple(address):
-        raise FileRefused(f"{path.name}: holds {tenant}/{scope}, not {address.tenant}/{address.scope}")
+        raise FileRefused(
+            f"{path.name}: holds {tenant}/{scope}, not {address.tenant}/{address.scope}"
+        )
     body_max, materialize, clock, retain, retain_seconds, retain_bytes, created_at = rest
     if not 0 <= floor <= head:
         raise FileRefused(f"{path.name}: floor {floor} above head {head}")

@@ -1,7 +1,7 @@
 """The port: the only door to a scope. In one process a direct call into the host, later a link.
 
-Writing never awaits: the answer comes through the `Reply`, after release. Everything that may have to
-wake a scope awaits.
+Writing never awaits: the answer comes through the `Reply`, after release. Everything that may have
+to wake a scope awaits.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from actors.types import Address, Bounds, Draft, Page, Reply, Resync, Tap
 
 
 class Port(Protocol):
-    """What an edge may ask of scopes. Unknown scopes read as empty and are not created by reading."""
+    """What an edge may ask of scopes.
+    Unknown scopes read as empty and are not created by reading.
+    """
 
     def append(self, address: Address, drafts: list[Draft], reply: Reply, tag: Any) -> None:
-        """Have the drafts sequenced and stored. Raises Busy, Closed, Unavailable: nothing was taken."""
+        """Have the drafts sequenced and stored. Raises Busy, Closed, Unavailable:
+        nothing was taken.
+        """
 
     async def read(
         self, address: Address, after: int, *, entries_max: int, bytes_max: int, joined: bool

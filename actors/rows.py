@@ -1,4 +1,5 @@
-"""The materialised rows of one scope while it is open: a bounded cache and the overlay plans work on.
+"""The materialised rows of one scope while it is open: a bounded cache and the overlay plans work
+on.
 
 A batch is planned in memory. `Overlay` reads through to the cache and the file, and keeps what each
 draft changes apart until the draft is accepted, so a refused draft costs a dropped dictionary.
@@ -23,8 +24,8 @@ Key = tuple[str, str]  # (coll, id)
 class Row(msgspec.Struct):
     """One thing's state. Never changed in place: a change is a new Row.
 
-    `size` is the JSON text's length where exactly known, else an upper bound; `stored` is the seq the
-    file's copy was written at (0: no copy), `pending` the changes since then.
+    `size` is the JSON text's length where exactly known, else an upper bound; `stored` is the seq
+    the file's copy was written at (0: no copy), `pending` the changes since then.
     """
 
     value: Any
@@ -41,7 +42,9 @@ class Row(msgspec.Struct):
 
 
 class RowCache:
-    """Rows of the last commit, newest use last. Rows with changes the file lacks are never dropped."""
+    """Rows of the last commit, newest use last.
+    Rows with changes the file lacks are never dropped.
+    """
 
     def __init__(self, load: Callable[[str, str], Row | None]) -> None:
         self._load = load
@@ -89,7 +92,9 @@ class RowCache:
 
 
 class Overlay:
-    """What `plan` and `apply` see: the last commit, this batch's accepted drafts, this draft's changes."""
+    """What `plan` and `apply` see: the last commit, this batch's accepted drafts, this draft's
+    changes.
+    """
 
     def __init__(self, base: RowCache, *, at: int) -> None:
         self.at = at
@@ -153,7 +158,9 @@ class Overlay:
 
 
 def must_store(row: Row, head: int) -> bool:
-    """Whether the file needs this row now; a big one may lag behind by a bounded tail of entries."""
+    """Whether the file needs this row now;
+    a big one may lag behind by a bounded tail of entries.
+    """
     return (
         row.size <= BIG_ROW_BYTES
         or row.stored == 0

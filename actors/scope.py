@@ -1,4 +1,5 @@
-"""One scope at work: a bounded mailbox, one writer, group commit, and the gate everything leaves through.
+"""One scope at work: a bounded mailbox, one writer, group commit, and the gate everything leaves
+through.
 
 Always true: `released` <= `head`; whoever is answered or shown an entry sees state at or below
 `released`; batches leave in the order of their seqs, once. A commit waits for nobody's disk; the
@@ -20,8 +21,22 @@ from actors.dialects import dialect_named
 from actors.ledger import Ledger, Write
 from actors.rows import Key, Overlay, Row, RowCache, must_store
 from actors.types import (
-    Address, Appended, Batch, Bounds, Draft, Duplicate, Entry, Outcome, Page, Refusal, Rejected,
-    Reply, Resync, Retention, ScopePolicy, Tap,
+    Address,
+    Appended,
+    Batch,
+    Bounds,
+    Draft,
+    Duplicate,
+    Entry,
+    Outcome,
+    Page,
+    Refusal,
+    Rejected,
+    Reply,
+    Resync,
+    Retention,
+    ScopePolicy,
+    Tap,
 )  # fmt: skip
 from infra import limits
 from infra.errors import Busy, HoldfastError, StorageError, Unavailable
@@ -32,6 +47,7 @@ CHECKPOINT_BYTES = 16 << 20  # of WAL, estimated
 PAGE_BYTES = 4096
 TRIM_STEP = 256  # entries removed in one transaction, at least
 AGE_CHECK_MS = 1000
+WINDOW_LOAD_MAX = 4096  # entries whose causes are read between two turns
 STORAGE_RETRY_MS = 1000
 RELEASE_LAG_MAX = limits.UNRELEASED_BATCHES_MAX
 
@@ -91,6 +107,7 @@ class Scope:
         self.taps = taps
         self.lent = False
         self.position = 0  # commits so far: what the barrier reports back
+        self._passed = 0  # of these, how many it has reported
         self.new = ledger.header.head == 0
         self.wal_path: Path = ledger.wal_path
         self.used_at = shell.now_ms()
@@ -138,7 +155,8 @@ class Scope:
     @property
     def busy(self) -> bool:
         """Whether something would be lost or delayed by closing the file now."""
-        return bool(self._mailbox or self._waiting or self.lent or self._scheduled)
+        unsynced = self._passed < self.position and self._error is None
+        return bool(self._mailbox or self._waiting or self.lent or self._scheduled or unsynced)
 
     def append(self, request: Request) -> None:
         """Put the request into the mailbox. Raises Busy or Unavailable, having taken nothing."""
@@ -165,12 +183,10 @@ class Scope:
             return Resync("ahead_of_head", bounds)
         if after == bounds.head:
             return Page(after + 1, after, [], "", bounds)
-        if joined and self._ledger.header.body_max * entries_max <= 8 * bytes_max:
+        if joined and self._ledger.header.body_max * entries_max <= bytes_max:
             last, text = self._ledger.joined_page(after, bounds.head, entries_max=entries_max)
             return Page(after + 1, last, [], text, bounds)
-        rows = self._ledger.page(
-            after, bounds.head, entries_max=entries_max, bytes_max=bytes_max
-        )
+        rows = self._ledger.page(after, bounds.head, entries_max=entries_max, bytes_max=bytes_max)
         bodies = [body for _, body in rows]
         if joined:
             return Page(after + 1, rows[-1][0], [], ",".join(bodies), bounds)
@@ -189,16 +205,20 @@ class Scope:
             return
         if len(self._waiting) >= RELEASE_LAG_MAX:
             return  # the disk is behind; `release` schedules the next turn
-        if self._window is None and self._mailbox:
-            if self.head - self._ledger.header.floor > limits.PAGE_ENTRIES_MAX * 8:
-                self._lend(self._load_window)  # long: in a thread, the mailbox waits
-                return
-            self._load_window()
+        kept = self.head - self._ledger.header.floor
+        if self._window is None and self._mailbox and kept > WINDOW_LOAD_MAX:
+            self._lend(self._load_window)  # long: in a thread, the mailbox waits
+            return
         requests = self._take()
         try:
+            if self._window is None and requests:
+                self._load_window()
             self._commit(requests)
         except HoldfastError as error:
             self._refuse_all(requests, error)
+        except Exception as error:  # nobody may be left waiting; the transaction rolled back
+            log.exception("commit failed scope=%s", self.address.scope)
+            self._refuse_all(requests, StorageError(f"{type(error).__name__}: {error}"))
         if self._wal_bytes > CHECKPOINT_BYTES:
             self._wal_bytes = 0
             self._lend(self._ledger.checkpoint)
@@ -248,8 +268,10 @@ class Scope:
             )
             self._shell.mark(self)
         bodies = [entry.body for entry in entries]
-        self._waiting.append(_Waiting(header.head + 1, self.head, self.position, at, bodies, requests))
-        if write is None and self.released >= self.head:
+        self._waiting.append(
+            _Waiting(header.head + 1, self.head, self.position, at, bodies, requests)
+        )
+        if write is None and self._passed >= self.position:
             for reply in self.release(self.position):
                 reply.flush()
 
@@ -368,6 +390,7 @@ class Scope:
 
         Returns who got answers, for one `flush` each.
         """
+        self._passed = max(self._passed, position)
         waiting = self._waiting
         done: list[_Waiting] = []
         while waiting and waiting[0].position <= position:

@@ -75,10 +75,10 @@ def take_snapshot(path: Path, address: Address, coll: str, spool_dir: Path) -> S
 
 
 def _fold_tails(db: Handle, header: Header) -> dict[Key, Row]:
-    """Rows whose stored copy lags behind, brought to the head. Their number and tails are bounded."""
-    behind = {
-        (coll, id): seq for coll, id, seq in db.execute("SELECT coll, id, seq FROM unfolded")
-    }
+    """Rows whose stored copy lags behind, brought to the head.
+    Their number and tails are bounded.
+    """
+    behind = {(coll, id): seq for coll, id, seq in db.execute("SELECT coll, id, seq FROM unfolded")}
     if not behind:
         return {}
     dialect = dialect_named(header.dialect)
@@ -95,7 +95,9 @@ def _fold_tails(db: Handle, header: Header) -> dict[Key, Row]:
 
 
 def _stored(db: Handle, coll: str, id: str) -> Row | None:
-    found = db.execute("SELECT rev, seq, body FROM rows WHERE coll=? AND id=?", (coll, id)).fetchone()
+    found = db.execute(
+        "SELECT rev, seq, body FROM rows WHERE coll=? AND id=?", (coll, id)
+    ).fetchone()
     if found is None:
         return None
     rev, seq, body = found

@@ -32,10 +32,11 @@ class Address(NamedTuple):
 class Draft(msgspec.Struct, gc=False):
     """One wish to write.
 
-    `cause` is the dedupe id inside its scope. `body` is the dialect's own text. `data` is the decoded
-    body where the edge has it at hand; the actor decodes `body` again where it is None. `expect`, if
-    given, must equal the head. `make` is for callers in the same process: it runs inside the writer
-    with (seq, at) and returns the draft to use; an exception of it reaches the caller.
+    `cause` is the dedupe id inside its scope. `body` is the dialect's own text. `data` is the
+    decoded body where the edge has it at hand; the actor decodes `body` again where it is None.
+    `expect`, if given, must equal the head. `make` is for callers in the same process: it runs
+    inside the writer with (seq, at) and returns the draft to use; an exception of it reaches the
+    caller.
     """
 
     cause: str
@@ -96,7 +97,8 @@ Outcome = Appended | Duplicate | Rejected
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a scope holds: entries floor+1..head. `durable` is the position that is as safe as the server makes it.
+    """What a scope holds: entries floor+1..head. `durable` is the position that is as safe as the
+    server makes it.
 
     `epoch` is "" for a scope that was never written.
     """
@@ -164,7 +166,9 @@ class Tap(Protocol):
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How much history is kept; 0 means no limit of that kind. The one that keeps fewest wins, never below one entry."""
+    """How much history is kept; 0 means no limit of that kind.
+    The one that keeps fewest wins, never below one entry.
+    """
 
     entries: int = 10_000
     seconds: int = 0

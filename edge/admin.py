@@ -102,5 +102,3 @@ async def _show(request: web.Request) -> web.Response:
             "alarms": [{"name": name, "due_at": due_at} for name, due_at, _, _ in alarms],
         }
     )
-
-

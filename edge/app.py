@@ -98,7 +98,7 @@ async def _console(request: web.Request) -> web.FileResponse:
 
 async def _console_file(request: web.Request) -> web.FileResponse:
     name = request.match_info["file"]
-    if name not in {"console.js", "console.css", "index.html"}:
+    if name not in {"console.js", "console.css", "icon.svg", "index.html"}:
         raise web.HTTPNotFound()
     return web.FileResponse(WEB / "console" / name, headers=_SECURITY)
 

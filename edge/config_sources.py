@@ -105,7 +105,7 @@ def _from_toml(path: Path | None) -> Iterator[_Given]:
         table = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, digits or nesting beyond reason
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     for name in sorted(table):
         yield _Given(name, table[name], f"{path.name}: {name}")
@@ -156,7 +156,7 @@ def _read_secret(path: Path, source: str) -> str:
     try:
         with path.open("rb") as file:
             return file.read(SECRET_FILE_BYTES_MAX).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # also a name with a null byte, and bad UTF-8
         raise ConfigError(f"{source}: cannot read {path}: {error}") from error
 
 

@@ -1,8 +1,8 @@
 """One stream per scope and edge, fanned out to this edge's subscribers.
 
-A subscriber is a cursor and a mode (asterql.md section 5). LIVE ones are offered each released batch;
-whoever cannot take it, because its socket is not draining, falls back to REPLAY and reads the
-ledger when it drains: nothing is buffered for it or skipped, and it slows nobody.
+A subscriber is a cursor and a mode (asterql.md section 5). LIVE ones are offered each released
+batch; whoever cannot take it, because its socket is not draining, falls back to REPLAY and reads
+the ledger when it drains: nothing is buffered for it or skipped, and it slows nobody.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Feed:
         first = batch.first - 1
         frames: dict[bool, Frames] = {}
         behind: list[Subscriber] = []
-        for subscriber in self.live:
+        for subscriber in tuple(self.live):
+            if subscriber not in self.live:
+                continue  # a receiver before it ended it, from within its own `send`
             batched = subscriber.batched
             shared = frames.get(batched)
             if shared is None:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def render(server: Server) -> bytes:
-    """The exposition of one server. The client library is loaded at the first call: it costs 4 MiB."""
-    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
+    """The exposition of one server. The client library is loaded at the first call:
+    it costs 4 MiB.
+    """
+    from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(server))  # type: ignore[arg-type]
@@ -28,7 +30,7 @@ class _Collector:
 
     def collect(self) -> Iterable[Metric]:
         """Fresh at each scrape."""
-        from prometheus_client.core import (  # noqa: PLC0415
+        from prometheus_client.core import (
             CounterMetricFamily,
             GaugeMetricFamily,
         )

@@ -22,6 +22,7 @@ HTTP_STATUS: Final = {
     "token_unknown_key": 401,
     "forbidden": 403,
     "not_found": 404,
+    "method_not_allowed": 405,
     "patch_failed": 409,
     "conflict": 409,
     "fenced": 409,
@@ -59,12 +60,13 @@ def problem(
     message: str,
     *,
     request_id: str,
+    status: int | None = None,
     retryable: bool = False,
     retry_after_ms: int | None = None,
     detail: dict[str, Any] | None = None,
 ) -> bytes:
     """The body of an error answer, `application/problem+json`."""
-    status = status_of(code)
+    status = status or status_of(code)
     body: dict[str, Any] = {
         "type": f"urn:holdfast:problem:{code}",
         "title": code.replace("_", " "),

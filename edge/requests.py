@@ -1,12 +1,16 @@
-"""What HTTP handlers share: the typed place of the server in an application, credentials, errors, CORS."""
+"""What HTTP handlers share: the typed place of the server in an application, credentials, errors,
+CORS.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from edge.auth import Action, Credentials, Principal
 from edge.problems import Problem, problem, status_of
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast.http")
 SERVER: web.AppKey[Server] = web.AppKey("server")
+_REQUEST_ID = re.compile(r"[!-~]{1,64}")
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,13 +57,19 @@ async def require(request: web.Request, scope: str, action: Action) -> Principal
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error leaves as a problem document; what nobody expected is logged and says nothing."""
-    request_id = request.headers.get("X-Request-Id", "")[:64] or ids.new_id()
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else ids.new_id()
     try:
         return await handler(request)
     except web.HTTPException as error:
-        code = {404: "not_found", 405: "not_found", 413: "too_large"}.get(error.status, "bad_frame")
-        body = problem(code, error.reason, request_id=request_id)
-        return _answer(error.status, body, request_id, None)
+        if error.status < 400:
+            raise  # a redirect
+        code = _HTTP_CODES.get(error.status, "bad_frame")
+        body = problem(code, error.reason, request_id=request_id, status=error.status)
+        answer = _answer(error.status, body, request_id, None)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except HoldfastError as error:
         code = "unauthenticated" if isinstance(error, AuthError) else error.code
         detail = error.detail if isinstance(error, Problem) else None
@@ -88,7 +100,9 @@ def _answer(status: int, body: bytes, request_id: str, after_ms: int | None) -> 
     )
 
 
-def cors(origins: tuple[str, ...]) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def cors(
+    origins: tuple[str, ...],
+) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
     """Let browsers of these origins call; `*` is all of them."""
 
     @web.middleware
@@ -105,9 +119,35 @@ def cors(origins: tuple[str, ...]) -> Callable[[web.Request, Handler], Awaitable
         else:
             response = await handler(request)
         if allowed and not response.prepared:
-            response.headers["Access-Control-Allow-Origin"] = origin or "*"
-            response.headers["Access-Control-Expose-Headers"] = "ETag, Retry-After, X-Request-Id"
-            response.headers["Vary"] = "Origin"
+            allow_origin(request, response)
         return response
 
     return middleware
+
+
+def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
+    """The headers of an answer that the browser of an allowed origin may read."""
+    response.headers["Access-Control-Allow-Origin"] = request.headers.get("Origin") or "*"
+    response.headers["Access-Control-Expose-Headers"] = "ETag, Retry-After, X-Request-Id"
+    response.headers["Vary"] = "Origin"
+
+
+def from_allowed_origin(request: web.Request) -> bool:
+    """Whether no browser sent it, or one that shows a page of this server or of `cors_origins`.
+
+    Browsers let any page open a socket or post plain text anywhere, CORS or not; with cookies or
+    on a server that asks nobody for a token, such a page would act as its visitor.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return True
+    origins = server_of(request).config.cors_origins
+    return "*" in origins or origin in origins or origin.partition("://")[2] == request.host
+
+
+class PeerFaults(logging.Filter):
+    """Drops the HTTP library's tracebacks of requests that are no HTTP: their sender was told."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError | ConnectionError)

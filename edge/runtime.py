@@ -1,4 +1,6 @@
-"""What every surface of a running server shares: the port, the feeds, the two access hooks, the clock."""
+"""What every surface of a running server shares:
+the port, the feeds, the two access hooks, the clock.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,7 @@ class Runtime:
     def monotonic(self) -> float:
         return clock.monotonic()
 
-    def authorize(
-        self, principal: Principal, scope: str, action: Action
-    ) -> bool | Awaitable[bool]:
+    def authorize(self, principal: Principal, scope: str, action: Action) -> bool | Awaitable[bool]:
         """Whether the principal may; at once where the hook is a plain function."""
         hook = self.access.authorize
         try:
@@ -70,9 +70,7 @@ class Runtime:
     async def may(self, principal: Principal, scope: str, action: Action) -> bool:
         """`authorize`, awaited."""
         async with asyncio.timeout(limits.AUTHORIZE_WAIT_S):
-            return isinstance(
-                await decide(self.access.authorize, principal, scope, action), Allow
-            )
+            return isinstance(await decide(self.access.authorize, principal, scope, action), Allow)
 
     async def authenticate(self, token: str) -> Principal:
         """Who the token of an `auth` frame names."""

@@ -23,8 +23,8 @@ from actors.dialects.asterql.plan import COLL
 from actors.host import Host, HostSettings, raise_open_files_limit
 from actors.types import Address, Retention, ScopePolicy
 from edge.access import Mode, choose_access
-from edge.application import Alarm, Application
 from edge.app import build_app
+from edge.application import Alarm, Application
 from edge.auth import Principal, PublishLimits
 from edge.budget import Budget
 from edge.config import Config
@@ -32,10 +32,12 @@ from edge.dialects.asterql.connection import Connection
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
 from edge.problems import Problem
+from edge.requests import PeerFaults
 from edge.runtime import Runtime
 from edge.websocket import SocketSettings
 from infra import clock, ids
 from infra.errors import ConfigError
+from infra.sqlite import save_memory
 from infra.tasks import TaskOwner
 
 log = logging.getLogger("holdfast.server")
@@ -45,6 +47,7 @@ BACKLOG = 4096
 SPENDERS_MAX = 10_000
 GOING_AWAY = 1001
 EXPIRED = 4401
+_PEER_FAULTS = PeerFaults()
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -85,6 +88,8 @@ class Server:
         self._budgets: dict[str, tuple[Budget, Budget]] = {}
         self._tasks = TaskOwner()
         self._runner: web.AppRunner | None = None
+        self._http_log = logging.getLogger("holdfast.http.protocol")
+        self._http_log.addFilter(_PEER_FAULTS)
         self._waiting_requests: dict[Any, float] = {}
         self.info: ServerInfo | None = None
 
@@ -98,7 +103,7 @@ class Server:
             await self.application.start()
             self._runner = web.AppRunner(
                 build_app(self), access_log=None, handle_signals=False, shutdown_timeout=2.0,
-                keepalive_timeout=75.0,
+                keepalive_timeout=75.0, logger=self._http_log,
             )  # fmt: skip
             await self._runner.setup()
             site = web.TCPSite(
@@ -144,9 +149,11 @@ class Server:
         await self.host.aclose()
 
     async def _drain(self) -> None:
+        """Wait until no connection waits for an answer, within the time that is left for it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.config.drain_timeout_s):
-                while any(not connection.idle for connection in self.connections):
+                # Polled: an event would have to be kept by every connection for this one wait.
+                while any(not connection.idle for connection in self.connections):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
     async def __aenter__(self) -> Self:
@@ -162,6 +169,8 @@ class Server:
         """Raise Problem where no further connection is taken."""
         if self.runtime.stopping:
             raise Problem("closed", "the server is going away", retry_after_ms=1000)
+        if len(self.connections) >= self.config.connections_max:
+            self.connections = {held for held in self.connections if not held.closed}
         if len(self.connections) >= self.config.connections_max:
             raise Problem(
                 "too_many_connections", f"{len(self.connections)} connections are open",
@@ -206,7 +215,8 @@ class Server:
         )  # fmt: skip
         await self.application.ring(alarm)
 
-    # -- time ----------------------------------------------------------------------------------------
+    # -- time
+    # ----------------------------------------------------------------------------------------
 
     async def _tick_forever(self) -> None:
         count = 0
@@ -263,9 +273,7 @@ class _Bound:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    async def set_alarm(
-        self, tenant: str, scope: str, name: str, at_ms: int, payload: Any
-    ) -> None:
+    async def set_alarm(self, tenant: str, scope: str, name: str, at_ms: int, payload: Any) -> None:
         check_scope(scope)
         text = None if payload is None else msgspec.json.encode(payload).decode()
         await self._server.host.set_alarm(Address(tenant, scope), name, at_ms, text)
@@ -294,6 +302,7 @@ def run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    save_memory()
     with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
         runner.run(_serve(config, application, mode, announce))
 
@@ -316,7 +325,7 @@ def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | N
     if config.uvloop == "off":
         return None
     try:
-        import uvloop  # noqa: PLC0415 - optional
+        import uvloop
     except ImportError as error:
         if config.uvloop == "on":
             raise ConfigError("uvloop is not installed; set uvloop = 'auto'") from error

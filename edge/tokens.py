@@ -70,7 +70,11 @@ def check_keys(keys: Sequence[TokenKey]) -> None:
         if not key.id or key.id in seen:
             raise ConfigError(f"token key id {key.id!r} is empty or used twice", code="bad_key")
         seen.add(key.id)
-        size = len(key.secret.encode())
+        try:
+            size = len(key.secret.encode())
+        except UnicodeEncodeError as error:  # an environment variable that is not UTF-8
+            message = f"the secret of token key {key.id!r} is not UTF-8"
+            raise ConfigError(message, code="bad_key") from error
         if size < KEY_BYTES_MIN:
             message = f"token key {key.id!r} has {size} bytes; at least {KEY_BYTES_MIN} are needed"
             raise ConfigError(message, code="bad_key")

@@ -1,4 +1,5 @@
-"""A WebSocket server endpoint as a bare asyncio protocol: 1-2 KiB per idle connection, one write per batch.
+"""A WebSocket server endpoint as a bare asyncio protocol: 1-2 KiB per idle connection, one write
+per batch.
 
 aiohttp parses the upgrade request; then the transport gets this protocol in place of aiohttp's
 (`take_over`, which alone leans on aiohttp's private parts; edge/websocket_plain.py is the fallback
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -30,6 +32,7 @@ except ImportError:  # pragma: no cover - another aiohttp
         data[:] = (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")
 
 
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 PROTOCOL_ERROR = 1002
 TOO_BIG = 1009
@@ -44,7 +47,13 @@ class Session(Protocol):
     closed: bool
 
     def handle(self, data: bytes | bytearray | str) -> None:
-        """One text message."""
+        """One text message, the last at hand."""
+
+    def receive(self, data: bytes | bytearray | str) -> None:
+        """One of several text messages that came together."""
+
+    def received(self) -> None:
+        """That was the last of them."""
 
     def protocol_error(self, code: str, message: str, re: str | None = None) -> None:
         """A message of a kind the dialect does not take."""
@@ -71,9 +80,8 @@ class Socket(asyncio.Protocol):
     """One open WebSocket; fits the dialects' Sink."""
 
     __slots__ = (
-        "_closing_at", "_deflate", "_drained", "_message", "_rest", "_settings", "_stalled_at",
-        "_transport", "_unsent", "congested", "heard_at", "session",
-    )  # fmt: skip
+        "_accepted", "_closing_at", "_deflate", "_drained", "_message", "_rest", "_settings",
+        "_stalled_at", "_transport", "_written", "congested", "heard_at", "session", )  # fmt: skip
 
     def __init__(self, settings: SocketSettings, deflate: bool) -> None:
         self.session: Session | None = None
@@ -86,7 +94,8 @@ class Socket(asyncio.Protocol):
         self._message: bytearray | None = None  # fragments so far; first byte: whether deflated
         self._drained: asyncio.Future[None] | None = None
         self._closing_at: float | None = None
-        self._unsent = 0
+        self._written = 0
+        self._accepted = 0
         self._stalled_at = 0.0
 
     def attach(self, transport: asyncio.Transport) -> None:
@@ -127,10 +136,11 @@ class Socket(asyncio.Protocol):
             websocket_mask(data[start - 4 : start], payload)
             position = start + size
             if first == 0x81 and self._message is None:
-                session.handle(payload)  # type: ignore[union-attr]
+                session.receive(payload)  # type: ignore[union-attr]
             else:
                 self._frame(first, payload)
         if position:
+            session.received()  # type: ignore[union-attr]
             self.heard_at = self._settings.monotonic()
         self._rest = b"" if self._closing_at is not None else data[position:]
 
@@ -138,7 +148,7 @@ class Socket(asyncio.Protocol):
         """Anything but a whole plain text message."""
         opcode, final = first & 15, first & 0x80
         deflated = bool(first & 0x40)
-        if first & 0x30 or (deflated and not self._deflate):
+        if first & 0x30 or (deflated and not (self._deflate and opcode in (1, 2))):
             self.close(PROTOCOL_ERROR, "reserved bits")
         elif opcode >= wire.CLOSE:
             self._control(opcode, payload, bool(final))
@@ -166,7 +176,7 @@ class Socket(asyncio.Protocol):
         if kind & 15 == wire.BINARY:
             self.session.protocol_error("bad_frame", "send text frames, not binary ones")
         else:
-            self.session.handle(body)
+            self.session.receive(body)
 
     def _control(self, opcode: int, payload: bytearray, final: bool) -> None:
         if len(payload) > 125 or not final or opcode > wire.PONG:
@@ -186,6 +196,7 @@ class Socket(asyncio.Protocol):
         self.resume_writing()
         if self.session is not None:
             self.session.close()
+            self.session = None  # a cycle less: the memory of a socket goes at once
 
     # -- outbound (the dialects' Sink) -------------------------------------------------------------
 
@@ -199,10 +210,13 @@ class Socket(asyncio.Protocol):
     def send_shared(self, frames: Frames) -> None:
         """Frames that others get alike: their bytes are built once."""
         if self._transport is not None and self._closing_at is None:
-            self._transport.write(frames.deflated if self._deflate else frames.plain)
+            data = frames.deflated if self._deflate else frames.plain
+            self._written += len(data)
+            self._transport.write(data)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and self._closing_at is None:
+            self._written += len(data)
             self._transport.write(data)
 
     def pause_writing(self) -> None:
@@ -221,7 +235,9 @@ class Socket(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def close(self, code: int, reason: str) -> None:
-        """Send the close frame after what is queued, then end; a peer that does not read is cut off."""
+        """Send the close frame after what is queued, then end;
+        a peer that does not read is cut off.
+        """
         if self._transport is None or self._closing_at is not None:
             return
         self._transport.write(wire.control_frame(wire.CLOSE, wire.close_payload(code, reason)))
@@ -255,9 +271,10 @@ class Socket(asyncio.Protocol):
 
     def _stalled(self, unsent: int, now: float) -> float:
         """Seconds since the peer last took anything, while something waits for it."""
-        if unsent == 0 or unsent < self._unsent or not self._stalled_at:
+        accepted = self._written - unsent  # what is unsent may grow though the peer reads
+        if unsent == 0 or accepted != self._accepted or not self._stalled_at:
             self._stalled_at = now if unsent else 0.0
-        self._unsent = unsent
+        self._accepted = accepted
         return now - self._stalled_at if self._stalled_at else 0.0
 
 
@@ -283,7 +300,7 @@ def wants_websocket(request: web.Request) -> bool:
         headers.get("Upgrade", "").lower() == "websocket"
         and "upgrade" in headers.get("Connection", "").lower()
         and headers.get("Sec-WebSocket-Version") == "13"
-        and len(headers.get("Sec-WebSocket-Key", "")) == 24
+        and _KEY.fullmatch(headers.get("Sec-WebSocket-Key", "")) is not None
     )
 
 

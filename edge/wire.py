@@ -1,4 +1,5 @@
-"""WebSocket frames as bytes (RFC 6455): building what a server sends, taking apart what it gets. Pure.
+"""WebSocket frames as bytes (RFC 6455): building what a server sends, taking apart what it gets.
+Pure.
 
 `Frames` is a run of text messages that many sockets send alike: its bytes are built once, plain and
 deflated, whoever asks first.

@@ -1,10 +1,14 @@
 """The durability barrier: one thread makes many files' commits durable, one pass after another.
 
-Commits run with `synchronous=NORMAL` on the loop thread and do not wait for the disk. `mark` hands a
-file over; the thread notes its position, syncs, and reports the position as durable. Commits made
+Commits run with `synchronous=NORMAL` on the loop thread and do not wait for the disk. `mark` hands
+a file over; the thread notes its position, syncs, and reports the position as durable. Commits made
 during a pass belong to the next one. Few files: `fdatasync` of each WAL. Many, or new ones (whose
 directories must be durable too): one `syncfs` of the file system (Linux >= 5.8, where it reports
 errors). Measured here: 50 files 10.2 ms one by one, 1.8 ms with syncfs; 1 file 0.26 ms.
+
+One file on a quick disk is synced on the caller's thread (`sync_now`): waking another thread and
+being woken costs more than the 0.26 ms it would save (docs/adr/0002). A disk that was slow of late
+is left to the thread.
 
 A file whose sync failed must not be used again: the page cache may hold what the disk never got.
 """
@@ -20,13 +24,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-SYNCFS_FILES_MIN = 4
+from infra.clock import monotonic
+
+SYNCFS_FILES_MIN = 2
+QUICK_S = 0.0008  # mean duration of a sync up to which the loop may wait for one itself
+SLOW_PASSES = 64  # passes a slow sync is remembered for
 
 Released = tuple["Durable", int, OSError | None]
 
 
 class Durable(Protocol):
-    """A file behind the barrier. `position` is read before the sync: what it says is in the WAL by then."""
+    """A file behind the barrier. `position` is read before the sync:
+    what it says is in the WAL by then.
+    """
 
     wal_path: Path
     position: int
@@ -43,7 +53,11 @@ class Barrier:
         self._marked: dict[Durable, None] = {}
         self._fds: dict[Durable, int] = {}
         self._dropped: list[Durable] = []
+        self._failed: dict[Durable, OSError] = {}  # a second sync would report success
         self._root = -1
+        self._mean_s = QUICK_S  # of single syncs, lately; the first passes decide
+        self._slow = 0
+        self._syncing = False
         self._syncfs = _syncfs()
         self._thread = threading.Thread(target=self._run, name="holdfast-barrier", daemon=True)
 
@@ -55,6 +69,14 @@ class Barrier:
     def whole_filesystem(self) -> bool:
         """Whether a pass can cover new files at once; else they are created with full syncs."""
         return self._syncfs is not None
+
+    def quick(self, item: Durable) -> bool:
+        """Whether `sync_now` is the better way: an old file, a quick disk, no pass under way."""
+        return not (item.new or self._slow or self._syncing or self._marked)
+
+    def sync_now(self, item: Durable) -> list[Released]:
+        """One pass over one file on the caller's thread."""
+        return [(item, item.position, self._sync(item))]
 
     def mark(self, item: Durable) -> None:
         """Have the commits so far made durable. Loop thread only."""
@@ -81,14 +103,17 @@ class Barrier:
         going = True
         while going:
             going = self._wake.get()
+            self._syncing = True
             marked, self._marked = self._marked, {}
             dropped, self._dropped = self._dropped, []
             if marked:
                 self._report(self._pass([(item, item.position) for item in marked]))
             for item in dropped:
                 fd = self._fds.pop(item, None)
+                self._failed.pop(item, None)
                 if fd is not None:
                     os.close(fd)
+            self._syncing = False
 
     def _pass(self, items: list[tuple[Durable, int]]) -> list[Released]:
         many = len(items) >= SYNCFS_FILES_MIN or any(item.new for item, _ in items)
@@ -96,22 +121,36 @@ class Barrier:
             error = self._syncfs(self._root)
             for item, _ in items:
                 item.new = False
-            return [(item, position, error) for item, position in items]
+                if error is not None:
+                    self._failed[item] = error
+            return [(item, position, self._failed.get(item)) for item, position in items]
         return [(item, position, self._sync(item)) for item, position in items]
 
     def _sync(self, item: Durable) -> OSError | None:
+        if item in self._failed:
+            return self._failed[item]
         try:
             fd = self._fds.get(item)
             if fd is None:
                 # Safe beside SQLite: it takes no locks on the WAL, unlike on the database file.
                 fd = self._fds[item] = os.open(item.wal_path, os.O_RDWR)
+            began = monotonic()
             os.fdatasync(fd)
+            self._learn(monotonic() - began)
             if item.new:
                 self._sync_directories(item.wal_path)
                 item.new = False
         except OSError as error:
+            self._failed[item] = error
             return error
         return None
+
+    def _learn(self, took_s: float) -> None:
+        self._mean_s += (took_s - self._mean_s) / 8
+        if self._mean_s > QUICK_S:
+            self._slow = SLOW_PASSES
+        elif self._slow:
+            self._slow -= 1
 
     def _sync_directories(self, path: Path) -> None:
         for directory in path.parents:

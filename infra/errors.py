@@ -1,7 +1,9 @@
-"""One error root. `code` is a stable word that reaches the wire; the message is free text with the numbers in it.
+"""One error root. `code` is a stable word that reaches the wire; the message is free text with the
+numbers in it.
 
-A caller acts on the class and on `retryable`: `StorageError` is the outside world, `ScopeError` one scope,
-`ProtocolError` the peer's fault. A new class stands here only where a caller would act differently.
+A caller acts on the class and on `retryable`: `StorageError` is the outside world, `ScopeError` one
+scope, `ProtocolError` the peer's fault. A new class stands here only where a caller would act
+differently.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class StorageError(HoldfastError):
 
 
 class FileRefused(StorageError):
-    """A ledger file cannot be used as it is (newer version, other scope, damage). Left untouched."""
+    """A ledger file cannot be used as it is (newer version, other scope, damage).
+    Left untouched.
+    """
 
     code = "unavailable"
     retryable = False

@@ -1,4 +1,6 @@
-"""The only place that draws random numbers, so that tests and simulation can put another in its stead."""
+"""The only place that draws random numbers, so that tests and simulation can put another in its
+stead.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Names to file paths: safe, bounded, unique, and still readable by a person.
 
-The path is `{tenant slug}/{two hex digits}/{slug}-{hash}.db`. The hash is of the exact name, so names
-that differ only in case, or that a file system cannot hold, get files of their own; the slug is
-for eyes only. A file name is at most 77 characters, all of [a-z0-9._-].
+The path is `{tenant slug}/{two hex digits}/{slug}-{hash}.db`. The hash is of the exact name, so
+names that differ only in case, or that a file system cannot hold, get files of their own; the slug
+is for eyes only. A file name is at most 77 characters, all of [a-z0-9._-].
 """
 
 from __future__ import annotations

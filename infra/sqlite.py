@@ -6,6 +6,8 @@ checkpoint at once can meet the WAL-reset race of SQLite before 3.51.3). Readers
 
 from __future__ import annotations
 
+import _sqlite3
+import ctypes
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +19,32 @@ from infra.errors import FileRefused, StorageError
 CACHE_KIB = 1024
 BUSY_MS = 2_000
 Handle = sqlite3.Connection
+_CONFIG_PAGECACHE = 7  # SQLITE_CONFIG_PAGECACHE of sqlite3.h
+
+
+def save_memory() -> bool:
+    """Have SQLite take each cached page when it is needed instead of 20 at once for every file.
+
+    Saves about 70 KiB for each open scope. For a process of our own only, before any handle is
+    open: SQLite must be shut down for it. Does nothing, and says so, where its library is out of
+    reach.
+    """
+    try:
+        library = ctypes.CDLL(_sqlite3.__file__)
+        done: bool = (
+            library.sqlite3_shutdown() == 0
+            and library.sqlite3_config(_CONFIG_PAGECACHE, ctypes.c_void_p(None), 0, 0) == 0
+        )
+        library.sqlite3_initialize()
+    except (OSError, AttributeError, TypeError):
+        return False
+    return done
 
 
 def open_writer(path: Path) -> Handle:
-    """Open or create the file for its one writer. Commits do not wait for the disk (infra/barrier.py does)."""
+    """Open or create the file for its one writer.
+    Commits do not wait for the disk (infra/barrier.py does).
+    """
     try:
         db = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, cached_statements=48, timeout=2
@@ -40,7 +64,9 @@ def open_writer(path: Path) -> Handle:
 
 
 def open_reader(path: Path) -> Handle:
-    """Open read-only beside the writer; for long reads in a worker thread, closed within seconds."""
+    """Open read-only beside the writer;
+    for long reads in a worker thread, closed within seconds.
+    """
     try:
         uri = f"file:{quote(str(path))}?mode=ro"
         db = sqlite3.connect(

@@ -36,4 +36,6 @@ def dialect_named(name: str) -> Dialect:
     try:
         return _DIALECTS[name]
     except KeyError:
-        raise FileRefused(f"the ledger speaks {name!r}, which this Holdfast does not know") from None
+        raise FileRefused(
+            f"the ledger speaks {name!r}, which this Holdfast does not know"
+        ) from None

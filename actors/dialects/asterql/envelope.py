@@ -1,14 +1,15 @@
 """Envelopes: checked once where they enter, spliced as text ever after. Pure.
 
-`parse_envelope` decodes only as far as the rules of asterql.md section 3 need; values and patches stay
-bytes. What a full decode would find in them (integers beyond 2**53-1, numbers that overflow, nesting,
-lone surrogates) is looked for in the raw text by a few searches that may be wrong in one direction
-only: any doubt leads to the full check.
+`parse_envelope` decodes only as far as the rules of asterql.md section 3 need; values and patches
+stay bytes. What a full decode would find in them (integers beyond 2**53-1, numbers that overflow,
+nesting, lone surrogates) is looked for in the raw text by a few searches that may be wrong in one
+direction only: any doubt leads to the full check.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -57,6 +58,8 @@ _decode = msgspec.json.Decoder(Envelope).decode
 _decode_any = msgspec.json.Decoder().decode
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 16
+_BEFORE_NUMBER = frozenset(b":[, \t\r\n")
+_EXPONENT = re.compile(rb"[:\[,\s]-?[0-9][0-9.]*[eE]\+?[0-9]{3}")
 
 
 class BadEnvelope(ProtocolError):
@@ -136,7 +139,7 @@ def _without_seq(raw: bytes, scope: str) -> str:
 
 def _check_kind(envelope: Envelope) -> None:
     kind, entities = envelope.kind, envelope.entities
-    if kind == "patch" or kind == "snapshot":
+    if kind in ("patch", "snapshot"):
         if entities is UNSET:
             raise BadEnvelope(f"envelope.entities: a {kind} needs a list")
         _check_entities(entities, snapshot=kind == "snapshot")
@@ -189,13 +192,17 @@ def _doubtful(raw: bytes) -> bool:
     """Whether the text may hold what only a full decode can judge. False is certain."""
     if raw.count(b"{") + raw.count(b"[") > limits.NESTING_MAX or b"\\u" in raw:
         return True
-    flat = raw.translate(_DIGITS)
-    if b"e000" in flat or b"e+000" in flat:
+    flat = raw.translate(_DIGITS)  # every digit is 0, E is e
+    if (b"e0" in flat or b"e+" in flat) and _EXPONENT.search(raw) is not None:
         return True
     found = flat.find(_LONG)
-    while found >= 0:  # 16 digits are fine below 9e15, longer runs never surely
+    while found >= 0:
+        # 16 digits are fine below 9e15, longer runs never surely. A number begins after one of
+        # these bytes (and a sign); digits after anything else are in a string or a fraction.
         if raw[found] == 0x39 or flat[found + 16 : found + 17] == b"0":
-            return True
+            before = raw[found - 2] if raw[found - 1] == 0x2D else raw[found - 1]
+            if before in _BEFORE_NUMBER:
+                return True
         found = flat.find(_LONG, found + 16)
     return False
 
@@ -225,7 +232,7 @@ def check_value(value: Any, depth: int = -3) -> None:
         if not math.isfinite(value):
             raise BadEnvelope("a number is not finite")
     elif isinstance(value, int) and abs(value) > limits.INTEGER_MAX:
-        raise BadEnvelope(f"integer {value:.3e} beyond 2^53-1; send it as a string")
+        raise BadEnvelope("an integer is beyond 2^53-1; send it as a string")
     elif isinstance(value, str):
         try:
             value.encode()

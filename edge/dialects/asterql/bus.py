@@ -1,7 +1,7 @@
 """`SyncBus`: how several instances over one shared ledger tell each other of new envelopes.
 
-A message is a hint after commit: a receiver reads the ledger when it is not the next seq or carries no
-envelope, so a lost or repeated one does no harm.
+A message is a hint after commit: a receiver reads the ledger when it is not the next seq or carries
+no envelope, so a lost or repeated one does no harm.
 """
 
 from __future__ import annotations

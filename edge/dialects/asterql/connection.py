@@ -1,25 +1,27 @@
 """One AsterQL client, whatever carries its frames: a socket, an event stream, or a `send` callable.
 
-Rules kept here (asterql.md sections 4 to 6): frames are handled strictly in order; a scope has at most
-one subscription per connection; `subscribed` comes before its events, `caughtUp` once when replay ends;
-events of a subscription ascend without gap or repeat; a socket that does not drain is replayed to later.
+Rules kept here (asterql.md sections 4 to 6): frames are handled strictly in order; a scope has at
+most one subscription per connection; `subscribed` comes before its events, `caughtUp` once when
+replay ends; events of a subscription ascend without gap or repeat; a socket that does not drain is
+replayed to later.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
 import msgspec
 
-from actors.dialects.asterql.envelope import parse_envelope
 from actors.dialects.asterql.keys import check_scope
 from actors.port import Port
-from actors.types import Address, Appended, Batch, Bounds, Draft, Outcome, Rejected
+from actors.types import Address, Batch, Bounds
 from edge.auth import Action, Principal, PublishLimits
 from edge.budget import Budget
 from edge.dialects.asterql import frames as f
+from edge.dialects.asterql.publisher import Publisher
 from edge.dialects.asterql.subscription import Subscription
 from edge.feed import Feeds
 from edge.wire import Frames
@@ -27,7 +29,6 @@ from infra import limits
 from infra.errors import AuthError, HoldfastError, ProtocolError
 from infra.tasks import TaskOwner
 
-GATES_MAX = 1000  # scopes whose write permission a connection remembers
 INBOX_MAX = 1024  # frames that wait behind one that awaits
 POLICY_VIOLATION = 1008
 NOT_AUTHENTICATED = 4401
@@ -63,37 +64,19 @@ class Environment(Protocol):
     def now_ms(self) -> int: ...
     def monotonic(self) -> float: ...
 
-    def authorize(
-        self, principal: Principal, scope: str, action: Action
-    ) -> bool | Awaitable[bool]:
+    def authorize(self, principal: Principal, scope: str, action: Action) -> bool | Awaitable[bool]:
         """Whether the principal may. Never raises; waits at most AUTHORIZE_WAIT_S."""
 
     async def authenticate(self, token: str) -> Principal:
         """Who the token names. Raises AuthError."""
 
 
-class _Gate(msgspec.Struct):
-    """A scope this connection may publish to."""
-
-    address: Address
-    text: str  # the scope as JSON
-
-
-class _Tag(msgspec.Struct, gc=False):
-    """One `publish` frame under way: its id, and the results known before the append."""
-
-    id: str
-    gate: _Gate
-    known: list[str | None] | None
-    durable: bool
-
-
 class Connection:
     """`handle` never raises; `close` may be called twice."""
 
     __slots__ = (
-        "_acks", "_bytes", "_control", "_env", "_envelopes", "_errors", "_gates", "_inbox", "_opened_at", "_pumping",
-        "_pending", "_subscriptions", "_waiting", "closed", "principal", "sink",
+        "_control", "_env", "_errors", "_inbox", "_opened_at", "_publisher", "_pumping",
+        "_subscriptions", "_waiting", "closed", "principal", "sink",
     )  # fmt: skip
 
     def __init__(self, env: Environment, sink: Sink, principal: Principal | None) -> None:
@@ -102,21 +85,15 @@ class Connection:
         self.closed = False
         self._env = env
         self._subscriptions: dict[str, Subscription] = {}
-        self._gates: dict[str, _Gate] = {}
+        self._publisher: Publisher | None = None  # made by the first publish frame
         self._inbox: deque[f.Inbound] | None = None
         self._waiting = False  # a frame is being handled that awaits
         self._pumping = False
-        self._pending = 0  # publish frames without an answer
-        self._acks: list[str] = []
         self._errors = 0
         self._opened_at = env.monotonic()
         self._control = Budget(
             limits.CONTROL_FRAMES_PER_S, limits.CONTROL_FRAMES_BURST, env.monotonic()
         )
-        self._envelopes: Budget | None = None
-        self._bytes: Budget | None = None
-        if principal is not None:
-            self._set_budgets(principal)
 
     @property
     def subscriptions(self) -> int:
@@ -130,12 +107,22 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Nothing awaits an answer."""
-        return not (self._waiting or self._pending)
+        return not (self._waiting or (self._publisher and self._publisher.pending))
 
     # -- inbound ---------------------------------------------------------------------------------
 
     def handle(self, data: bytes | bytearray | str) -> None:
         """One inbound text message."""
+        self.receive(data)
+        self.received()
+
+    def received(self) -> None:
+        """No further message is at hand: put what `receive` gathered to its scope."""
+        if self._publisher is not None:
+            self._publisher.submit()
+
+    def receive(self, data: bytes | bytearray | str) -> None:
+        """One of several messages that came together; `received` follows the last."""
         if self.closed:
             return
         try:
@@ -168,6 +155,7 @@ class Connection:
         if kind is f.Publish:
             self._publish(frame)  # type: ignore[arg-type]
             return
+        self.received()  # in order: publishes before this frame are put first
         if self._control.take(1, self._env.monotonic()):
             message = f"more than {limits.CONTROL_FRAMES_PER_S} control frames a second"
             self.protocol_error("rate_limited", message, kind.__struct_config__.tag)  # type: ignore[arg-type]
@@ -203,12 +191,18 @@ class Connection:
                 self._dispatch(inbox.popleft())
             if not inbox:
                 self._inbox = None
+            self.received()
 
     def _ping(self, frame: f.Ping) -> None:
         if frame.t is not msgspec.UNSET and len(bytes(frame.t)) > limits.PING_BYTES_MAX:  # type: ignore[arg-type]
             self.protocol_error("bad_frame", f"t: at most {limits.PING_BYTES_MAX} bytes", "ping")
             return
-        self.sink.send([f.pong(frame.t, self._env.now_ms())])
+        try:
+            text = f.pong(frame.t, self._env.now_ms())
+        except UnicodeDecodeError as error:  # raw members are not decoded before
+            self.protocol_error("bad_json", f"not JSON: {error}", "ping")
+            return
+        self.sink.send([text])
 
     async def _authenticate(self, frame: f.Auth) -> None:
         try:
@@ -220,118 +214,24 @@ class Connection:
             self.end(NOT_AUTHENTICATED, "the new token names another tenant")
             return
         self.principal = principal
-        self._gates.clear()
-        self._set_budgets(principal)
+        if self._publisher is not None:
+            self._publisher.become(principal)
         self.sink.send([f.authenticated(principal.id, principal.expires_at_ms)])
-
-    def _set_budgets(self, principal: Principal) -> None:
-        now = self._env.monotonic()
-        allowed = principal.publish or self._env.publish_limits
-        rate, size = allowed.envelopes_per_s, allowed.bytes_per_s
-        self._envelopes = Budget(rate, 2 * rate, now) if rate else None
-        self._bytes = Budget(size, 2 * size, now) if size else None
-
-    # -- publishing ------------------------------------------------------------------------------
+        await self.reauthorize()  # a renewed token may allow less than the one before
 
     def _publish(self, frame: f.Publish) -> None:
-        gate = self._gates.get(frame.scope)
-        if gate is not None:
-            self._append(frame, gate)
-        elif self.principal is None:
+        if self.principal is None:
             self.end(NOT_AUTHENTICATED, "send an auth frame first")
-        else:
-            self._open_gate(frame)
-
-    def _open_gate(self, frame: f.Publish) -> None:
-        assert self.principal is not None
-        try:
-            check_scope(frame.scope)
-        except ProtocolError as error:
-            self._refuse(frame, "bad_scope", str(error))
             return
-        answer = self._env.authorize(self.principal, frame.scope, Action.WRITE)
-        if isinstance(answer, bool):
-            self._gate_decided(frame, answer)
-        else:
-            self._await(self._decide_gate(frame, answer), "authorize")
-
-    async def _decide_gate(self, frame: f.Publish, answer: Awaitable[bool]) -> None:
-        self._gate_decided(frame, await answer)
-
-    def _gate_decided(self, frame: f.Publish, allowed: bool) -> None:
-        if not allowed or self.principal is None:
-            self._refuse(frame, "forbidden", "no write access to this scope")
-            return
-        if len(self._gates) >= GATES_MAX:
-            self._gates.clear()
-        gate = _Gate(Address(self.principal.tenant, frame.scope), f.quote(frame.scope))
-        self._gates[frame.scope] = gate
-        self._append(frame, gate)
-
-    def _append(self, frame: f.Publish, gate: _Gate) -> None:
-        envelopes = frame.envelopes
-        if not 0 < len(envelopes) <= limits.PUBLISH_ENVELOPES_MAX:
+        if not 0 < len(frame.envelopes) <= limits.PUBLISH_ENVELOPES_MAX:
             message = f"envelopes: from 1 to {limits.PUBLISH_ENVELOPES_MAX} in one frame"
             self.protocol_error("bad_frame", message, "publish")
             return
-        if self._envelopes is not None or self._bytes is not None:
-            wait_ms = self._over_budget(envelopes)
-            if wait_ms:
-                self._refuse(frame, "rate_limited", "the token's publish limit", wait_ms)
-                return
-        drafts: list[Draft] = []
-        known: list[str | None] | None = None
-        for index, raw in enumerate(envelopes):
-            try:
-                drafts.append(parse_envelope(bytes(raw), frame.scope))
-            except ProtocolError as error:
-                if known is None:
-                    known = [None] * len(envelopes)
-                known[index] = f.result(Rejected(error.code, str(error)))
-        id = frame.id
-        tag = _Tag(str(id) if type(id) is int else f.quote(id), gate, known, frame.durable)
-        self._pending += 1
-        try:
-            self._env.port.append(gate.address, drafts, self, tag)
-        except HoldfastError as error:
-            self._pending -= 1
-            self._refuse(frame, error.code, str(error), error.retry_after_ms or 1000)
-
-    def _over_budget(self, envelopes: list[msgspec.Raw]) -> int:
-        now = self._env.monotonic()
-        wait_ms = 0
-        if self._envelopes is not None:
-            wait_ms = self._envelopes.take(len(envelopes), now)
-        if not wait_ms and self._bytes is not None:
-            wait_ms = self._bytes.take(sum(len(bytes(raw)) for raw in envelopes), now)
-        return wait_ms
-
-    def _refuse(
-        self, frame: f.Publish, code: str, message: str, retry_after_ms: int | None = None
-    ) -> None:
-        result = f.result(Rejected(code, message, retry_after_ms=retry_after_ms))
-        results = ",".join([result] * max(1, len(frame.envelopes)))
-        scope, empty = f.quote(frame.scope), Bounds("", 0, 0, 0)
-        self.sink.send([f.published(f.quote(frame.id), scope, empty, results, False)])
-
-    def settle(self, tag: _Tag, outcomes: list[Outcome], bounds: Bounds) -> None:
-        """An append was decided and released (actors.types.Reply)."""
-        self._pending -= 1
-        known = tag.known
-        if known is None and len(outcomes) == 1 and type(outcomes[0]) is Appended:
-            results = f'{{"seq":{outcomes[0].first}}}'
-        elif known is None:
-            results = ",".join([f.result(outcome) for outcome in outcomes])
-        else:
-            rest = iter(outcomes)
-            results = ",".join([f.result(next(rest)) if text is None else text for text in known])
-        self._acks.append(f.published(tag.id, tag.gate.text, bounds, results, tag.durable))
-
-    def flush(self) -> None:
-        """Send the answers gathered in this turn, as one write."""
-        acks, self._acks = self._acks, []
-        if acks and not self.closed:
-            self.sink.send(acks)
+        if self._publisher is None:
+            self._publisher = Publisher(self._env, self.sink, self.principal)
+        undecided = self._publisher.take(frame)
+        if undecided is not None:
+            self._await(undecided, "authorize")
 
     # -- subscribing -----------------------------------------------------------------------------
 
@@ -357,7 +257,9 @@ class Connection:
                 self._env.feeds.leave(feed, None)
         if self.closed:
             return
-        subscription = Subscription(self, feed, scope, batched=frame.batch, wants_durable=frame.durable)
+        subscription = Subscription(
+            self, feed, scope, batched=frame.batch, wants_durable=frame.durable
+        )
         self._subscriptions[scope] = subscription
         self._begin(subscription, frame.since, frame.epoch)
 
@@ -376,7 +278,9 @@ class Connection:
             return f.scope_error(scope, "bad_since", "since: a seq from 0 to 2^53-1, or nothing")
         answer = self._env.authorize(self.principal, scope, Action.READ)
         allowed = answer if isinstance(answer, bool) else await answer
-        return None if allowed else f.scope_error(scope, "forbidden", "no read access to this scope")
+        return (
+            None if allowed else f.scope_error(scope, "forbidden", "no read access to this scope")
+        )
 
     def _resubscribe(self, held: Subscription, frame: f.Sub) -> None:
         """Rule (a): with `since` it acts as `replay`, without it only `subscribed` is repeated."""
@@ -414,6 +318,7 @@ class Connection:
             return
         feed.live.pop(subscription, None)
         subscription.cursor = bounds.head if since is None else since
+        subscription.announced = False
         self.sink.send([f.subscribed(subscription.scope, bounds, subscription.cursor)])
         if subscription.cursor == feed.tail:
             subscription.go_live()
@@ -451,7 +356,8 @@ class Connection:
             if not (answer if isinstance(answer, bool) else await answer):
                 self._drop(scope)
                 self.sink.send([f.scope_error(scope, "revoked", "read access was withdrawn")])
-        self._gates.clear()
+        if self._publisher is not None:
+            self._publisher.forget_gates()
 
     # -- replay ----------------------------------------------------------------------------------
 
@@ -475,8 +381,10 @@ class Connection:
                     try:
                         await subscription.replay_page(self._env.port, self._env.page_entries)
                     except HoldfastError as error:
-                        self._drop(subscription.scope)
-                        self._scope_error(subscription.scope, error)
+                        if self._subscriptions.get(subscription.scope) is subscription:
+                            self._drop(subscription.scope)
+                            self._scope_error(subscription.scope, error)
+                    await asyncio.sleep(0)  # a long replay leaves room for others, page by page
         finally:
             self._pumping = False
 
@@ -507,5 +415,3 @@ def project(scope: str, batch: Batch, batched: bool) -> Frames:
     if batched:
         return Frames(f.events(scope, batch.bodies))
     return Frames([f.event(body) for body in batch.bodies])
-
-

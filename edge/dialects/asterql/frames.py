@@ -180,7 +180,9 @@ def authenticated(user: str, expires_at_ms: int | None) -> str:
     return quote({"type": "authenticated", "user": user, "expiresAt": expires_at_ms})
 
 
-def published(id_text: str, scope_text: str, bounds: Bounds, results: str, with_durable: bool) -> str:
+def published(
+    id_text: str, scope_text: str, bounds: Bounds, results: str, with_durable: bool
+) -> str:
     more = f',"durableSeq":{bounds.durable}' if with_durable else ""
     return (
         f'{{"type":"published","id":{id_text},"scope":{scope_text},"epoch":"{bounds.epoch}",'

@@ -1,7 +1,10 @@
-"""AsterQL over HTTP: the socket's upgrade, event streams, publishing, views (asterql.md sections 4 and 7)."""
+"""AsterQL over HTTP: the socket's upgrade, event streams, publishing, views (asterql.md sections 4
+and 7).
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +14,7 @@ from aiohttp import web
 from actors.dialects.asterql.envelope import parse_envelope
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.asterql.plan import COLL
+from actors.reply import FutureReply
 from actors.snapshot import Snapshot
 from actors.types import Address, Appended, Duplicate, Rejected
 from edge.auth import Action, Principal
@@ -18,13 +22,18 @@ from edge.dialects.asterql.connection import Connection
 from edge.dialects.asterql.frames import quote
 from edge.dialects.asterql.stream import EventStream
 from edge.dialects.asterql.views import (
-    Pages, ScopeRead, View, ViewContext, decode_params, params_hash,
+    Pages,
+    ScopeRead,
+    View,
+    ViewContext,
+    decode_params,
+    params_hash,
 )  # fmt: skip
 from edge.problems import Problem
-from actors.reply import FutureReply
-from edge.requests import credentials_of, require, server_of
+from edge.requests import credentials_of, from_allowed_origin, require, server_of
 from edge.websocket import can_take_over, take_over, wants_websocket
 from edge.websocket_plain import serve_plain
+from infra import limits
 from infra.errors import AuthError
 
 BASE = "/api/sync"
@@ -46,6 +55,7 @@ async def socket(request: web.Request) -> web.StreamResponse:
     server = server_of(request)
     if not wants_websocket(request):
         raise Problem("bad_frame", "this is a WebSocket endpoint; see docs/asterql.md")
+    _check_origin(request)
     server.admit()
     credentials = credentials_of(request)
     principal: Principal | None = None
@@ -55,6 +65,9 @@ async def socket(request: web.Request) -> web.StreamResponse:
         if credentials.token is not None:
             raise
 
+    if request.transport is None:  # gone while it was being recognised
+        raise Problem("closed", "the client has gone")
+
     def open_session(sink: Any) -> Connection:
         connection = Connection(server.runtime, sink, principal)
         server.connections.add(connection)
@@ -63,6 +76,11 @@ async def socket(request: web.Request) -> web.StreamResponse:
     if can_take_over(request) and request.transport is not None:
         return take_over(request, server.sockets, open_session)
     return await serve_plain(request, server.sockets, open_session)
+
+
+def _check_origin(request: web.Request) -> None:
+    if not from_allowed_origin(request):
+        raise Problem("forbidden", "pages of this origin may not; see cors_origins")
 
 
 # -- event stream --------------------------------------------------------------------------------
@@ -80,6 +98,8 @@ async def events(request: web.Request) -> web.StreamResponse:
         sub["since"] = _number(since)
     if last := request.headers.get("Last-Event-ID"):
         epoch, _, seq = last.rpartition(".")
+        if not epoch.isascii():
+            raise Problem("bad_since", "Last-Event-ID: the id of an event of this stream")
         sub.update(epoch=epoch, since=_number(seq))
     stream = EventStream()
     connection = Connection(server.runtime, stream, principal)
@@ -113,8 +133,11 @@ _decode_publish = msgspec.json.Decoder(PublishBody).decode
 
 async def publish(request: web.Request) -> web.Response:
     """Append one envelope; safe to repeat because of its eventId."""
+    _check_origin(request)
     try:
-        body = _decode_publish(await request.read())
+        async with asyncio.timeout(limits.STALL_MAX_S):  # nobody holds a request open for ever
+            data = await request.read()
+        body = _decode_publish(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise Problem("bad_envelope", f'body: {{"scope","envelope"}}: {error}') from error
     check_scope(body.scope)
@@ -192,9 +215,7 @@ async def _app_view(
         return await server.read_scope(principal.tenant, scope)
 
     result = await registered.load(params, ViewContext(read))
-    entities = sorted(
-        (key, msgspec.json.encode(record)) for key, record in result.entities.items()
-    )
+    entities = sorted((key, msgspec.json.encode(record)) for key, record in result.entities.items())
     pages = await _pages(request, entities)
     head: dict[str, Any] = {
         "viewId": registered.id, "paramsHash": params_hash(params), "scopes": result.scopes,
@@ -204,6 +225,7 @@ async def _app_view(
         head["data"] = result.data
     tag = f'W/"v1-{registered.id}-{params_hash({"p": params, "h": pages.hash, "m": head})}"'
     if _unchanged(request, tag):
+        pages.close()
         return web.Response(status=304, headers=_cache(tag))
     return await _first_page(request, principal, head, pages, tag)
 
@@ -219,7 +241,7 @@ async def _first_page(
 ) -> web.Response:
     server = server_of(request)
     start = msgspec.json.encode({**head, "hash": pages.hash})[:-1] + b',"entities":['
-    token = server.held_views.hold(start, pages, principal.id) if len(pages) > 1 else None
+    token = server.held_views.hold(start, pages, _owner(principal)) if len(pages) > 1 else None
     body = await _document(request, start, pages, 0, token)
     if token is None:
         pages.close()
@@ -229,11 +251,16 @@ async def _first_page(
 async def _next_page(request: web.Request, token: str) -> web.Response:
     server = server_of(request)
     principal = await server.runtime.recognise(credentials_of(request))
-    held, id, index = server.held_views.find(token, principal.id)
+    held, id, index = server.held_views.find(token, _owner(principal))
     body = await _document(request, held.head, held.pages, index, id)
     return web.Response(
         body=body, content_type="application/json", headers={"Cache-Control": "private, no-store"}
     )
+
+
+def _owner(principal: Principal) -> str:
+    """Whose view it is; the tenant, being printable, ends before the null."""
+    return f"{principal.tenant}\0{principal.id}"
 
 
 async def _document(
@@ -250,5 +277,3 @@ def _unchanged(request: web.Request, tag: str) -> bool:
 
 def _cache(tag: str) -> dict[str, str]:
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
-
-

@@ -1,9 +1,9 @@
 """`SyncHub`: AsterQL inside another application (asterql.md section 9), over any transport.
 
-    hub = SyncHub(ledger=InMemorySyncLedger(), authorize=lambda scope, user: True)
-    connection = hub.connect(send, user)      # send: callable(str), or an object with .send(str)
-    connection.handle_message(text)
-    await hub.publish("run:r1", lambda seq: {...})
+hub = SyncHub(ledger=InMemorySyncLedger(), authorize=lambda scope, user: True)
+connection = hub.connect(send, user)      # send: callable(str), or an object with .send(str)
+connection.handle_message(text)
+await hub.publish("run:r1", lambda seq: {...})
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ from edge.dialects.asterql.bus import InProcessBus, SyncBus
 from edge.dialects.asterql.connection import Connection, project
 from edge.dialects.asterql.ledger_port import LedgerPort
 from edge.dialects.asterql.ledgers import (
-    TENANT, ActorSyncLedger, InMemorySyncLedger, Make, Published, PublishError, ScopeView,
-    SyncScopeLedger, publish_to_port,
+    TENANT,
+    ActorSyncLedger,
+    InMemorySyncLedger,
+    Make,
+    Published,
+    PublishError,
+    ScopeView,
+    SyncScopeLedger,
+    publish_to_port,
 )  # fmt: skip
 from edge.dialects.asterql.views import ScopeRead, View, ViewContext, ViewResult
 from edge.feed import Feeds
@@ -33,7 +40,7 @@ from infra import clock, limits
 from infra.errors import AuthError, ProtocolError
 from infra.tasks import TaskOwner
 
-__all__ = ["HubConnection", "Published", "PublishError", "SyncHub", "publish_to_port"]
+__all__ = ["HubConnection", "PublishError", "Published", "SyncHub", "publish_to_port"]
 
 log = logging.getLogger("holdfast.hub")
 Authorize = Callable[[str, Any], "bool | Awaitable[bool]"]
@@ -67,6 +74,7 @@ class SyncHub:
         self._connections: set[HubConnection] = set()
         self._closed = False
         self._started = False
+        self._starting = asyncio.Lock()
         self.port: Port
         if isinstance(self.ledger, ActorSyncLedger):
             self.port = self.ledger.host
@@ -76,11 +84,13 @@ class SyncHub:
 
     async def start(self) -> None:
         """Open the ledger, where it has something to open."""
-        if not self._started:
-            self._started = True
+        if self._started:
+            return
+        async with self._starting:  # whoever comes meanwhile waits for it
             start = getattr(self.ledger, "start", None)
-            if start is not None:
+            if start is not None and not self._started:
                 await start()
+            self._started = True
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -90,7 +100,9 @@ class SyncHub:
         await self.aclose()
 
     def connect(self, send: Send | Any, user: Any = None) -> HubConnection:
-        """A client. `send` takes one frame as text and may be async; what it raises ends the connection."""
+        """A client. `send` takes one frame as text and may be async;
+        what it raises ends the connection.
+        """
         call: Send = send.send if hasattr(send, "send") else send
         connection = HubConnection(self, call, user)
         self._connections.add(connection)
@@ -217,7 +229,8 @@ class HubConnection:
     def closed(self) -> bool:
         return self._inner.closed
 
-    # -- Sink ----------------------------------------------------------------------------------------
+    # -- Sink
+    # ----------------------------------------------------------------------------------------
 
     def send(self, texts: list[str]) -> None:
         for text in texts:

@@ -14,7 +14,18 @@ import msgspec
 
 from actors.snapshot import Snapshot
 from actors.types import (
-    Address, Appended, Batch, Bounds, Draft, Duplicate, Outcome, Page, Rejected, Reply, Resync, Tap,
+    Address,
+    Appended,
+    Batch,
+    Bounds,
+    Draft,
+    Duplicate,
+    Outcome,
+    Page,
+    Rejected,
+    Reply,
+    Resync,
+    Tap,
 )  # fmt: skip
 from edge.dialects.asterql.bus import HINT_BYTES_MAX, SyncBus
 from edge.dialects.asterql.ledgers import BelowFloor, PublishError, SyncScopeLedger
@@ -33,6 +44,7 @@ class _Followed:
         self.tail = bounds.head
         self.taps: list[Tap] = []
         self.reading = False
+        self.again = False  # a hint came while reading
 
 
 class LedgerPort:
@@ -43,6 +55,7 @@ class LedgerPort:
         self._bus = bus
         self._tasks = TaskOwner()
         self._queues: dict[Address, asyncio.Queue[tuple[list[Draft], Reply, Any]]] = {}
+        self._writers: dict[Address, asyncio.Task[None]] = {}
         self._followed: dict[Address, _Followed] = {}
         self._unsubscribe = bus.subscribe(self._heard)
         self._comparing = False
@@ -56,7 +69,8 @@ class LedgerPort:
         queue = self._queues.get(address)
         if queue is None:
             queue = self._queues[address] = asyncio.Queue(limits.MAILBOX_DRAFTS_MAX)
-            self._tasks.spawn(self._write(address, queue), name="ledger-writer")
+            writer = self._tasks.spawn(self._write(address, queue), name="ledger-writer")
+            self._writers[address] = writer
         try:
             queue.put_nowait((drafts, reply, tag))
         except asyncio.QueueFull as error:
@@ -68,9 +82,13 @@ class LedgerPort:
         while not queue.empty():
             drafts, reply, tag = queue.get_nowait()
             outcomes = [await self._append_one(address, draft) for draft in drafts]
-            reply.settle(tag, outcomes, await self._ledger.bounds(address.scope))
+            try:
+                bounds = await self._ledger.bounds(address.scope)
+            except Exception:  # a foreign store: whoever waits is answered all the same
+                bounds = Bounds("", 0, 0, 0)
+            reply.settle(tag, outcomes, bounds)
             reply.flush()
-        del self._queues[address]
+        del self._queues[address], self._writers[address]
 
     async def _append_one(self, address: Address, draft: Draft) -> Outcome:
         made = draft.make
@@ -91,7 +109,8 @@ class LedgerPort:
         envelope = published.envelope or {}
         seq = int(envelope.get("seq", 0))
         if published.duplicate:
-            return Duplicate(seq, body=msgspec.json.encode(envelope).decode())
+            gone = published.envelope is None  # retention took it
+            return Duplicate(seq, body=None if gone else msgspec.json.encode(envelope).decode())
         await self._tell(address, seq, envelope)
         return Appended(seq, seq)
 
@@ -123,19 +142,23 @@ class LedgerPort:
         for address, followed in list(self._followed.items()):
             if address.scope != scope or seq <= followed.tail:
                 continue
-            if seq == followed.tail + 1 and envelope is not None and not followed.reading:
+            known = followed.bounds.epoch != ""  # of a scope followed before its first entry: not
+            direct = known and envelope is not None and not followed.reading
+            if envelope is not None and direct and seq == followed.tail + 1:
                 self._deliver(followed, seq, [msgspec.json.encode(envelope).decode()])
             else:
                 self._catch_up(address, followed)
 
     def _catch_up(self, address: Address, followed: _Followed) -> None:
+        followed.again = True
         if not followed.reading and not self._closed:
             followed.reading = True
             self._tasks.spawn(self._read_on(address, followed), name="ledger-catch-up")
 
     async def _read_on(self, address: Address, followed: _Followed) -> None:
         try:
-            while True:
+            while followed.again:
+                followed.again = False
                 bounds = await self._ledger.bounds(address.scope)
                 if bounds.epoch != followed.bounds.epoch and followed.bounds.epoch:
                     followed.bounds, followed.tail = bounds, bounds.head
@@ -147,7 +170,8 @@ class LedgerPort:
                     address.scope, followed.tail, limits.PAGE_ENTRIES_MAX
                 )
                 if not found:
-                    return
+                    continue
+                followed.again = True
                 bodies = [msgspec.json.encode(envelope).decode() for envelope in found]
                 self._deliver(followed, followed.tail + len(bodies), bodies)
         except BelowFloor as error:
@@ -201,7 +225,9 @@ class LedgerPort:
                 break
             bodies.append(text)
         last = after + len(bodies)
-        return Page(after + 1, last, [] if joined else bodies, ",".join(bodies) if joined else "", seen)
+        return Page(
+            after + 1, last, [] if joined else bodies, ",".join(bodies) if joined else "", seen
+        )
 
     async def bounds(self, address: Address) -> Bounds:
         return await self._ledger.bounds(address.scope)
@@ -224,6 +250,6 @@ class LedgerPort:
         """Finish what was taken, then stop."""
         self._closed = True
         self._unsubscribe()
-        while self._queues:
-            await asyncio.sleep(0)
+        if self._writers:
+            await asyncio.wait(list(self._writers.values()))
         await self._tasks.aclose()

@@ -1,7 +1,8 @@
-"""Ledgers for embedding (asterql.md section 9): the protocol an application may implement, and ours.
+"""Ledgers for embedding (asterql.md section 9): the protocol an application may implement, and
+ours.
 
-`SqliteSyncLedger` and `ActorSyncLedger` are the server's own actors; `InMemorySyncLedger` keeps the same
-rules in dictionaries, for tests and for processes that may forget.
+`SqliteSyncLedger` and `ActorSyncLedger` are the server's own actors; `InMemorySyncLedger` keeps the
+same rules in dictionaries, for tests and for processes that may forget.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from actors.port import Port
 from actors.reply import FutureReply
 from actors.rows import Overlay, Row, RowCache
 from actors.types import (
-    Address, Bounds, Draft, Duplicate, Refusal, Rejected, Retention, ScopePolicy,
+    Address,
+    Bounds,
+    Draft,
+    Duplicate,
+    Refusal,
+    Rejected,
+    Retention,
+    ScopePolicy,
 )  # fmt: skip
 from infra import clock, ids
 from infra.errors import Closed, HoldfastError, ScopeError
@@ -31,7 +39,9 @@ CLEAR_JUMP = 2**20
 
 
 class PublishError(ScopeError):
-    """`code`: bad_envelope, patch_failed (with entity, index, reason), too_large, forbidden, closed, busy."""
+    """`code`: bad_envelope, patch_failed (with entity, index, reason), too_large, forbidden,
+    closed, busy.
+    """
 
     def __init__(self, code: str, message: str, detail: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, code=code)
@@ -43,7 +53,9 @@ class PublishError(ScopeError):
 
 
 class BelowFloor(ScopeError):
-    """Retention has taken what comes after the cursor; `floor` is the lowest cursor still served."""
+    """Retention has taken what comes after the cursor;
+    `floor` is the lowest cursor still served.
+    """
 
     code = "below_floor"
 
@@ -281,4 +293,3 @@ class InMemorySyncLedger:
 
     async def aclose(self) -> None:
         self._closed = True
-

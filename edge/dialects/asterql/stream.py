@@ -1,4 +1,6 @@
-"""Server-sent events over one Connection: its frames become `event:` blocks (asterql.md section 4)."""
+"""Server-sent events over one Connection:
+its frames become `event:` blocks (asterql.md section 4).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import asyncio
 import msgspec
 from aiohttp import web
 
+from edge.requests import allow_origin, from_allowed_origin
 from edge.wire import Frames
 from infra import limits
 
@@ -51,6 +54,8 @@ class EventStream:
                 "X-Accel-Buffering": "no",
             }
         )
+        if "Origin" in request.headers and from_allowed_origin(request):
+            allow_origin(request, response)  # before the middleware could: the head leaves now
         await response.prepare(request)
         try:
             while True:

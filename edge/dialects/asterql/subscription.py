@@ -1,7 +1,7 @@
 """One scope on one connection: a cursor, and REPLAY or LIVE (asterql.md section 5).
 
-Always true: everything up to `cursor` has been queued to the client, nothing after it; the subscription
-stands in its feed's live list exactly while it is LIVE.
+Always true: everything up to `cursor` has been queued to the client, nothing after it; the
+subscription stands in its feed's live list exactly while it is LIVE.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Subscription:
     """Fits edge.feed.Subscriber."""
 
     __slots__ = (
-        "batched", "connection", "cursor", "feed", "page", "replaying", "scope", "wants_durable",
-    )  # fmt: skip
+        "announced", "batched", "connection", "cursor", "feed", "page", "replaying", "scope",
+        "wants_durable", )  # fmt: skip
 
     def __init__(
         self, connection: Connection, feed: Feed, scope: str, *, batched: bool, wants_durable: bool
@@ -38,6 +38,7 @@ class Subscription:
         self.wants_durable = wants_durable
         self.cursor = 0
         self.replaying = False
+        self.announced = False  # `caughtUp` was sent: once, not again after a congestion
         self.page = FIRST_PAGE
 
     # -- live ------------------------------------------------------------------------------------
@@ -65,20 +66,22 @@ class Subscription:
     def go_live(self) -> None:
         """The cursor is at the feed's tail, tested without a suspension in between."""
         self.replaying = False
-        durable = self.feed.bounds.durable if self.wants_durable else None
-        self.connection.sink.send([f.caught_up(self.scope, self.cursor, durable)])
-        self.feed.live[self] = None
+        self.feed.live[self] = None  # first: sending may end the connection
+        if not self.announced:
+            self.announced = True
+            durable = self.feed.bounds.durable if self.wants_durable else None
+            self.connection.sink.send([f.caught_up(self.scope, self.cursor, durable)])
 
     # -- replay ----------------------------------------------------------------------------------
 
     async def replay_page(self, port: Port, page_entries: int) -> None:
         """Queue the next page, or go live where there is none."""
-        cursor = self.cursor
+        cursor, batched = self.cursor, self.batched
         entries_max = min(self.page, page_entries)
         page = await port.read(
             self.feed.address, cursor, entries_max=entries_max,
-            bytes_max=limits.EVENTS_BYTES_MAX if self.batched else limits.PAGE_BYTES_MAX,
-            joined=self.batched,
+            bytes_max=limits.EVENTS_BYTES_MAX if batched else limits.PAGE_BYTES_MAX,
+            joined=batched,
         )  # fmt: skip
         if not self.replaying or self.cursor != cursor:
             return  # unsubscribed or begun anew meanwhile
@@ -87,7 +90,7 @@ class Subscription:
         elif page.last > cursor:
             self.page = min(limits.PAGE_ENTRIES_MAX, 4 * self.page)
             self.cursor = page.last
-            if self.batched:
+            if batched:  # as the page was read; a `sub` may have changed it since
                 text = f"{f.events_head(self.scope)}{page.joined}]}}"
                 self.connection.sink.send([text])
             else:

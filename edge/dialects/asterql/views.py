@@ -1,8 +1,8 @@
 """Views: a scope's entities, or an application's own, as pages that all answer for one seq.
 
-A view over one page is held for 60 s as an unlinked file, not as an open read transaction, so nothing
-of the scope waits for a slow reader. `paramsHash` is 32 hex digits of SHA-256 over the canonical
-parameters.
+A view over one page is held for 60 s as an unlinked file, not as an open read transaction, so
+nothing of the scope waits for a slow reader. `paramsHash` is 32 hex digits of SHA-256 over the
+canonical parameters.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -64,7 +65,7 @@ def decode_params(text: str | None) -> dict[str, Any]:
     try:
         raw = base64.urlsafe_b64decode((text or "e30") + "==")
         params = msgspec.json.decode(raw)
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
         raise Problem("bad_params", "p: base64url of a JSON object") from error
     if not isinstance(params, dict):
         raise Problem("bad_params", "p: base64url of a JSON object")
@@ -83,6 +84,7 @@ class Pages:
             max_size=MEMORY_BYTES_MAX, dir=spool_dir
         )
         self._pages: list[tuple[int, int]] = []  # (offset, bytes)
+        self._lock = threading.Lock()
         self.hash = snapshot_hash(self._write(entities))
 
     def _write(self, entities: Sequence[tuple[str, bytes]] | Snapshot) -> list[tuple[str, str]]:
@@ -108,13 +110,20 @@ class Pages:
         return len(self._pages)
 
     def page(self, index: int) -> bytes:
-        """The entities of one page, joined by commas. Reads a file: in a thread where it is large."""
+        """The entities of one page, joined by commas. Reads a file: in a thread where it is large.
+
+        Raises Problem view_expired where it was closed meanwhile.
+        """
         offset, size = self._pages[index]
-        self._spool.seek(offset)
-        return self._spool.read(size)
+        with self._lock:  # pages of one view may be asked for in two threads at once
+            if self._spool.closed:
+                raise Problem("view_expired", "the view is no longer held; start again")
+            self._spool.seek(offset)
+            return self._spool.read(size)
 
     def close(self) -> None:
-        self._spool.close()
+        with self._lock:
+            self._spool.close()
 
 
 class Held(msgspec.Struct):
@@ -147,7 +156,7 @@ class HeldViews:
         self.expire()
         id, _, index = token.partition(".")
         held = self._held.get(id)
-        if held is None or held.owner != owner or not index.isdigit():
+        if held is None or held.owner != owner or not (index.isascii() and index.isdigit()):
             raise Problem("view_expired", "the view is no longer held; start again")
         if not 0 < int(index) < len(held.pages):
             raise Problem("view_expired", "no such page; start again")
