@@ -45,7 +45,7 @@ class Alarms:
             return
         if self._timer is not None:
             self._timer.cancel()
-        due_at = self._host.index.next_due()
+        due_at = self._host.index.next_due(self._running)
         if due_at is not None:
             delay = min(LOOK_MAX_S, max(0.0, (due_at - self._host.now_ms()) / 1000))
             self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
@@ -60,12 +60,11 @@ class Alarms:
         await self._tasks.aclose()
 
     def _fire(self) -> None:
-        for address in self._host.index.due(self._host.now_ms(), DUE_MAX):
+        for address in self._host.index.due(self._host.now_ms(), DUE_MAX + len(self._running)):
             if address not in self._running:
                 self._running.add(address)
                 self._tasks.spawn(self._run_scope(address), name=f"alarm {address.scope[:40]}")
-        if not self._running:
-            self.look()
+        self.look()  # for the scopes whose handlers do not run: nobody waits for another's
 
     async def _run_scope(self, address: Address) -> None:
         try:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.alarms import AlarmHandler, Alarms
+from actors.header import Unfinished
 from actors.index import Index, scan
-from actors.ledger import Ledger, Unfinished
+from actors.ledger import Ledger
 from actors.reply import FutureReply
 from actors.scope import Request, Scope
 from actors.snapshot import Snapshot, take_snapshot
@@ -118,6 +119,8 @@ class Host:
         self._barrier.start()
         self._started = True
         if self.index.must_rebuild:
+            # A killed process may have committed what no barrier passed; it is shown from now on.
+            await self.run(self._barrier.sync_all)
             found = await self.run(lambda: list(scan(self.directory)))
             self.index.replace(found)
             self._barrier.mark(self.index)
@@ -212,10 +215,12 @@ class Host:
         await reply.future
 
     async def clear(self, address: Address) -> Bounds:
-        scope = await self._awake(address)
-        if scope is None:
-            return EMPTY
-        while scope.busy:
+        while True:
+            scope = await self._awake(address)  # each time: it may have been closed meanwhile
+            if scope is None:
+                return EMPTY
+            if not scope.busy:
+                break
             await self.settled(address)
         scope.begin_epoch(ids.new_id(), CLEAR_JUMP)
         await self.settled(address)
@@ -230,6 +235,8 @@ class Host:
         """Durable on return: the handler runs at `due_at_ms` or later, at least once."""
         self.submit_alarm(address, [(name, due_at_ms, payload, 0)], [])
         await self.settled(address)
+        # Again: an alarm run that read the rows before this commit may have set a later time.
+        self.index.lower_due(address, due_at_ms)
         self._alarms.look()
 
     async def cancel_alarm(self, address: Address, name: str) -> bool:
@@ -400,7 +407,8 @@ class Host:
             return
         self._closing.add(scope)
         try:
-            scope.fold_tails()
+            if scope.address not in self._failed:
+                scope.fold_tails()
         except HoldfastError as error:  # the tails stay recoverable from the entries
             log.warning("close without fold scope=%s error=%s", scope.address.scope, error)
         scope.lent = True

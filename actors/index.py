@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from actors.schema import VERSION
 from actors.types import Address
-from infra.errors import HoldfastError, StorageError
+from infra.errors import FileRefused, HoldfastError
 from infra.sqlite import open_reader, open_writer, storage_error, transaction
 
 _TABLES = (
@@ -38,12 +38,17 @@ class Index:
         self.position = 0
         self.new = not self.path.exists()
         try:
-            self._db = open_writer(self.path)
-        except StorageError:
-            # Only an index: a damaged one is set aside and built again.
+            self._open()
+        except FileRefused:
+            # Only an index: a damaged one is set aside and built again, without its old WAL.
             self.path.rename(self.path.with_suffix(".damaged"))
-            self._db = open_writer(self.path)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             self.new = True
+            self._open()
+
+    def _open(self) -> None:
+        self._db = open_writer(self.path)
         try:
             with transaction(self._db):
                 for statement in _TABLES:
@@ -52,6 +57,7 @@ class Index:
                 self.must_rebuild = not clean or self.new
                 self._db.execute("UPDATE state SET clean=0")
         except sqlite3.Error as error:
+            self._db.close()
             raise storage_error(error, self.path) from error
 
     def add(self, address: Address, path: Path) -> None:
@@ -80,12 +86,14 @@ class Index:
         )
         return [Address(*row) for row in rows]
 
-    def next_due(self) -> int | None:
-        """The earliest due time of all."""
-        due: int | None = self._db.execute(
-            "SELECT min(due_at) FROM scopes WHERE due_at IS NOT NULL"
-        ).fetchone()[0]
-        return due
+    def next_due(self, skip: Collection[Address] = ()) -> int | None:
+        """The earliest due time, leaving out some scopes."""
+        rows = self._db.execute(
+            "SELECT tenant, scope, due_at FROM scopes WHERE due_at IS NOT NULL"
+            " ORDER BY due_at LIMIT ?",
+            (len(skip) + 1,),
+        )
+        return next((due for *address, due in rows if Address(*address) not in skip), None)
 
     def list(self, tenant: str, prefix: str, after: str, limit: int) -> list[tuple[str, str]]:
         """(scope, path) in order of name, those that begin with `prefix` and follow `after`."""

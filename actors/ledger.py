@@ -20,10 +20,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from actors.dedupe import WINDOW_AGE_MS, WINDOW_MAX
+from actors.header import Header, read_header
 from actors.rows import Key, Row
 from actors.schema import migrate, template
 from actors.types import Address, Duplicate, Entry, Retention
-from infra.errors import FileRefused, HoldfastError, StorageError
+from infra.errors import HoldfastError, StorageError
 from infra.sqlite import Handle, open_writer, storage_error, transaction
 
 _SLIM = "INSERT INTO entries(seq, at, kind, cause, body) VALUES "
@@ -40,41 +41,15 @@ _ROW = (
     " seq=excluded.seq, body=excluded.body, origin=excluded.origin, stamp1=excluded.stamp1,"
     " stamp2=excluded.stamp2, grp=excluded.grp, deleted=excluded.deleted"
 )
-_HEADER = (
-    "SELECT tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, bytes,"
-    " body_max, materialize, clock, retain, retain_seconds, retain_bytes, created_at"
-    " FROM scope WHERE one=1"
-)
 _UPDATE = (
     "UPDATE scope SET owner=?, txid=?, head=?, floor=?, floor_at=?, jump=?, bytes=?, body_max=?,"
-    " epoch=?, clock=?, updated_at=? WHERE one=1 AND owner=?"
+    " epoch=?, clock=?, updated_at=? WHERE one=1 AND owner=? AND head=?"
 )
 _PAGE = "SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
 _JOINED = (
     "SELECT max(seq), group_concat(body) FROM"
     " (SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?)"
 )
-
-
-class Header(msgspec.Struct):
-    """The `scope` row: positions and identity. `txid` names the replica batch a commit ships in."""
-
-    dialect: str
-    epoch: str
-    owner: int
-    txid: int
-    head: int
-    floor: int
-    floor_at: int
-    jump: int
-    bytes: int
-    body_max: int
-    materialize: bool
-    clock: str | None
-    retain: int | None
-    retain_seconds: int | None
-    retain_bytes: int | None
-    created_at: int
 
 
 class Write(msgspec.Struct):
@@ -92,10 +67,6 @@ class Write(msgspec.Struct):
     forget: bool = False  # drop dedupe rows that are too old or too many
     floor: int | None = None
     clock: str | None = None
-
-
-class Unfinished(FileRefused):
-    """The file was being created when the process ended: nobody was ever told of anything in it."""
 
 
 class StaleOwner(StorageError):
@@ -303,11 +274,12 @@ class Ledger:
 
     def _write_header(self, new: Header, at: int) -> None:
         # The owner is checked by the same statement that moves the head: before BEGIN it could be
-        # stale.
+        # stale. The head too: who opened the file before its owner's last commit does not know it.
         done = self._db.execute(
             _UPDATE,
             (new.owner, new.txid, new.head, new.floor, new.floor_at, new.jump, new.bytes,
-             new.body_max, new.epoch, new.clock, at, self.header.owner),
+             new.body_max, new.epoch, new.clock, at, self.header.owner,
+             self.header.head),
         )  # fmt: skip
         if done.rowcount != 1:
             raise StaleOwner(f"{self.path.name}: another writer owns the file")
@@ -482,22 +454,3 @@ def _full_values(e: Entry) -> tuple[Any, ...]:
         e.stamp2,
         e.flags,
     )
-
-
-def read_header(db: Handle, path: Path, address: Address) -> Header:
-    """The scope row, checked against the address. Raises FileRefused."""
-    found = db.execute(_HEADER).fetchone()
-    if found is None:
-        raise Unfinished(f"{path.name}: not a finished ledger (no scope row)")
-    tenant, scope, dialect, epoch, owner, txid, head, floor, floor_at, jump, size, *rest = found
-    if (tenant, scope) != tuple(address):
-        raise FileRefused(
-            f"{path.name}: holds {tenant}/{scope}, not {address.tenant}/{address.scope}"
-        )
-    body_max, materialize, clock, retain, retain_seconds, retain_bytes, created_at = rest
-    if not 0 <= floor <= head:
-        raise FileRefused(f"{path.name}: floor {floor} above head {head}")
-    return Header(
-        dialect, epoch, owner, txid, head, floor, floor_at, jump, size, body_max,
-        bool(materialize), clock, retain, retain_seconds, retain_bytes, created_at,
-    )  # fmt: skip

@@ -59,6 +59,8 @@ class RowCache:
             if row is not None:
                 self._rows[key] = row
                 self._bytes += row.size
+                if self._bytes > CACHE_BYTES_MAX:  # refused drafts read as well
+                    self._shrink()
         return row
 
     def commit(self, changed: dict[Key, Row | None], cleared: set[str]) -> None:

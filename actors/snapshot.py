@@ -15,7 +15,7 @@ from typing import IO
 import msgspec
 
 from actors.dialects import dialect_named
-from actors.ledger import Header, read_header
+from actors.header import Header, read_header
 from actors.rows import Key, Overlay, Row, RowCache
 from actors.types import Address, Entry
 from infra.sqlite import Handle, open_reader, storage_error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from edge.metrics import render
 from edge.openapi import document
 from edge.requests import SERVER, answer_errors, cors, server_of
 from edge.version import VERSION
+from infra.sqlite import SQLITE_VERSION
 
 if TYPE_CHECKING:
     from edge.server import Server
@@ -74,7 +74,7 @@ async def _version(request: web.Request) -> web.Response:
         {
             "version": VERSION,
             "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
+            "sqlite": SQLITE_VERSION,
             "dialects": ["asterql"],
         }
     )

@@ -25,9 +25,8 @@ def _get(summary: str, *query: str, produces: str = "application/json") -> dict[
     }
 
 
-def document() -> dict[str, Any]:
-    """The whole description."""
-    publish = {
+def _publish() -> dict[str, Any]:
+    return {
         "post": {
             "summary": "Append one envelope; safe to repeat because of its eventId",
             "requestBody": {
@@ -51,6 +50,11 @@ def document() -> dict[str, Any]:
             },
         }
     }
+
+
+def document() -> dict[str, Any]:
+    """The whole description."""
+    publish = _publish()
     problem = {
         "description": "What went wrong and whether to repeat",
         "content": {

@@ -45,6 +45,7 @@ log = logging.getLogger("holdfast.server")
 TICK_S = 1.0
 BACKLOG = 4096
 SPENDERS_MAX = 10_000
+CLOSE_WAIT_S = 1.0
 GOING_AWAY = 1001
 EXPIRED = 4401
 _PEER_FAULTS = PeerFaults()
@@ -136,6 +137,7 @@ class Server:
         for connection in list(self.connections):
             retry_ms = 100 + int(ids.random() * 2000)  # not all of them at the same moment
             connection.end(GOING_AWAY, f"going away, retry_after_ms={retry_ms}")
+        await self._sockets_end()
         await self._tasks.aclose()
         await self.runtime.tasks.aclose()
         with contextlib.suppress(ExceptionGroup):
@@ -154,6 +156,13 @@ class Server:
             async with asyncio.timeout(self.config.drain_timeout_s):
                 # Polled: an event would have to be kept by every connection for this one wait.
                 while any(not connection.idle for connection in self.connections):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    async def _sockets_end(self) -> None:
+        """Give every peer a moment to answer the close frame."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                while self.sockets.sockets:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.01)
 
     async def __aenter__(self) -> Self:

@@ -38,7 +38,7 @@ PROTOCOL_ERROR = 1002
 TOO_BIG = 1009
 NO_FRAME = 4408
 SLOW_CONSUMER = 4429
-CLOSE_LINGER_S = 5.0
+CLOSE_LINGER_S = 2.0
 
 
 class Session(Protocol):
@@ -114,7 +114,7 @@ class Socket(asyncio.Protocol):
         end = len(data)
         session = self.session
         limit = self._settings.frame_bytes_max
-        while end - position >= 6 and self._closing_at is None:
+        while end - position >= 6:
             first, second = data[position], data[position + 1]
             size = second & 127
             start = position + 6
@@ -132,6 +132,12 @@ class Socket(asyncio.Protocol):
                 break
             if start + size > end:
                 break
+            if self._closing_at is not None:  # only the peer's own close still matters
+                position = start + size
+                if first & 15 == wire.CLOSE:
+                    self._transport.close()  # type: ignore[union-attr]
+                    break
+                continue
             payload = bytearray(data[start : start + size])
             websocket_mask(data[start - 4 : start], payload)
             position = start + size
@@ -186,6 +192,8 @@ class Socket(asyncio.Protocol):
         elif opcode == wire.CLOSE:
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1000
             self.close(code if code in range(1000, 5000) and code not in (1005, 1006) else 1002, "")
+            if self._transport is not None:
+                self._transport.close()
 
     def eof_received(self) -> None:
         """The peer has gone; returning nothing closes the transport."""
@@ -235,14 +243,15 @@ class Socket(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def close(self, code: int, reason: str) -> None:
-        """Send the close frame after what is queued, then end;
-        a peer that does not read is cut off.
+        """Send the close frame after what is queued, and end once the peer has answered it.
+
+        Ending at once would lose what is under way: the peer's unread bytes turn the end of the
+        stream into a reset. `tick` ends it for a peer that does not answer.
         """
         if self._transport is None or self._closing_at is not None:
             return
         self._transport.write(wire.control_frame(wire.CLOSE, wire.close_payload(code, reason)))
         self._closing_at = self._settings.monotonic()
-        self._transport.close()
         if self.session is not None:
             self.session.close()
 
@@ -261,6 +270,8 @@ class Socket(asyncio.Protocol):
         if self._closing_at is not None:
             if now - self._closing_at > max(CLOSE_LINGER_S, stall_s):
                 transport.abort()
+            elif now - self._closing_at > CLOSE_LINGER_S:
+                transport.close()
             return
         if self._stalled(transport.get_write_buffer_size(), now) > stall_s:
             self.close(SLOW_CONSUMER, f"no byte accepted for {stall_s:.0f} s")

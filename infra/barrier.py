@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Protocol
 
 from infra.clock import monotonic
+from infra.errors import StorageError
 
 SYNCFS_FILES_MIN = 2
-QUICK_S = 0.0008  # mean duration of a sync up to which the loop may wait for one itself
-SLOW_PASSES = 64  # passes a slow sync is remembered for
+QUICK_S = 0.001  # mean duration of a sync up to which the loop may wait for one itself
+SLOW_PASSES = 16  # passes a slow sync is remembered for
 
 Released = tuple["Durable", int, OSError | None]
 
@@ -85,6 +86,13 @@ class Barrier:
             self._wake.put(True)
         else:
             self._marked[item] = None
+
+    def sync_all(self) -> None:
+        """Make everything on the file system durable, whoever wrote it. Slow; raises StorageError."""
+        if self._syncfs is None:
+            os.sync()
+        elif (error := self._syncfs(self._root)) is not None:
+            raise StorageError(f"{self._directory}: the disk did not take it: {error}") from error
 
     def forget(self, item: Durable) -> None:
         """The file is about to be closed: drop its descriptor after the next pass."""

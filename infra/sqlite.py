@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from infra.errors import FileRefused, StorageError
 
+SQLITE_VERSION = sqlite3.sqlite_version
 CACHE_KIB = 1024
 BUSY_MS = 2_000
 Handle = sqlite3.Connection

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edge.version import VERSION
+
 NODE = shutil.which("node")
 TESTS = Path(__file__).parents[1] / "js"
 NODE_MAJOR_MIN = 20
@@ -24,6 +26,11 @@ def node_version() -> int:
 pytestmark = pytest.mark.skipif(
     node_version() < NODE_MAJOR_MIN, reason=f"no node {NODE_MAJOR_MIN} or newer on the path"
 )
+
+
+def test_it_carries_the_version_of_the_distribution() -> None:
+    module = TESTS.parents[1] / "edge" / "web" / "holdfast.js"
+    assert f'export const VERSION = "{VERSION}";' in module.read_text("utf-8")
 
 
 def test_all_files_are_run() -> None:

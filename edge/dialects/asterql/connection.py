@@ -30,6 +30,7 @@ from infra.errors import AuthError, HoldfastError, ProtocolError
 from infra.tasks import TaskOwner
 
 INBOX_MAX = 1024  # frames that wait behind one that awaits
+INBOX_BYTES_MAX = 4 << 20
 POLICY_VIOLATION = 1008
 NOT_AUTHENTICATED = 4401
 
@@ -75,8 +76,8 @@ class Connection:
     """`handle` never raises; `close` may be called twice."""
 
     __slots__ = (
-        "_control", "_env", "_errors", "_inbox", "_opened_at", "_publisher", "_pumping",
-        "_subscriptions", "_waiting", "closed", "principal", "sink",
+        "_control", "_env", "_errors", "_inbox", "_inbox_bytes", "_opened_at", "_publisher",
+        "_pumping", "_subscriptions", "_waiting", "closed", "principal", "sink",
     )  # fmt: skip
 
     def __init__(self, env: Environment, sink: Sink, principal: Principal | None) -> None:
@@ -87,6 +88,7 @@ class Connection:
         self._subscriptions: dict[str, Subscription] = {}
         self._publisher: Publisher | None = None  # made by the first publish frame
         self._inbox: deque[f.Inbound] | None = None
+        self._inbox_bytes = 0  # since it was last empty
         self._waiting = False  # a frame is being handled that awaits
         self._pumping = False
         self._errors = 0
@@ -131,7 +133,7 @@ class Connection:
             self.protocol_error(error.code, str(error), error.re)
             return
         if self._waiting:
-            self._enqueue(frame)
+            self._enqueue(frame, len(data))
         else:
             self._dispatch(frame)
 
@@ -142,10 +144,12 @@ class Connection:
         if self._errors >= limits.PROTOCOL_ERRORS_MAX:
             self.end(POLICY_VIOLATION, "too many protocol errors")
 
-    def _enqueue(self, frame: f.Inbound) -> None:
+    def _enqueue(self, frame: f.Inbound, size: int) -> None:
         if self._inbox is None:
             self._inbox = deque()
-        if len(self._inbox) >= INBOX_MAX:
+            self._inbox_bytes = 0
+        self._inbox_bytes += size
+        if len(self._inbox) >= INBOX_MAX or self._inbox_bytes > INBOX_BYTES_MAX:
             self.protocol_error("rate_limited", "too many frames wait behind a slow one")
             return
         self._inbox.append(frame)
@@ -156,9 +160,7 @@ class Connection:
             self._publish(frame)  # type: ignore[arg-type]
             return
         self.received()  # in order: publishes before this frame are put first
-        if self._control.take(1, self._env.monotonic()):
-            message = f"more than {limits.CONTROL_FRAMES_PER_S} control frames a second"
-            self.protocol_error("rate_limited", message, kind.__struct_config__.tag)  # type: ignore[arg-type]
+        if self._over_control_rate(kind.__struct_config__.tag):  # type: ignore[arg-type]
             return
         if self.principal is None and kind is not f.Auth:
             self.end(NOT_AUTHENTICATED, "send an auth frame first")
@@ -175,6 +177,13 @@ class Connection:
                 self._ping(frame)
             case f.Auth():
                 self._await(self._authenticate(frame), "auth")
+
+    def _over_control_rate(self, tag: str) -> bool:
+        if not self._control.take(1, self._env.monotonic()):
+            return False
+        message = f"more than {limits.CONTROL_FRAMES_PER_S} control frames a second"
+        self.protocol_error("rate_limited", message, tag)
+        return True
 
     def _await(self, work: Any, name: str) -> None:
         """Handle a frame that may have to wait; the ones behind it wait too."""
@@ -229,6 +238,8 @@ class Connection:
             return
         if self._publisher is None:
             self._publisher = Publisher(self._env, self.sink, self.principal)
+        if not self._publisher.knows(frame.scope) and self._over_control_rate("publish"):
+            return  # asking `authorize` costs more than a frame
         undecided = self._publisher.take(frame)
         if undecided is not None:
             self._await(undecided, "authorize")

@@ -32,19 +32,27 @@ class Sub(msgspec.Struct, tag="sub"):
 
 
 class Unsub(msgspec.Struct, tag="unsub"):
+    """Follow the scope no longer."""
+
     scope: str
 
 
 class Replay(msgspec.Struct, tag="replay"):
+    """Read again from `since`: the client saw a gap."""
+
     scope: str
     since: Any = None
 
 
 class Ping(msgspec.Struct, tag="ping"):
+    """A sign of life; `t` comes back."""
+
     t: msgspec.Raw | UnsetType = UNSET
 
 
 class Publish(msgspec.Struct, tag="publish", gc=False):
+    """Envelopes to append, 1 to 512 of them; answered by one `published` of the same id."""
+
     id: int | str
     scope: str
     envelopes: list[msgspec.Raw]

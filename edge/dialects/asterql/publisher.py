@@ -79,6 +79,10 @@ class Publisher:
 
     # -- frames in -------------------------------------------------------------------------------
 
+    def knows(self, scope: str) -> bool:
+        """Whether `authorize` has said yes to this scope already."""
+        return scope in self._gates
+
     def take(self, frame: f.Publish) -> Awaitable[None] | None:
         """Gather the frame; what to await where `authorize` is asynchronous."""
         gate = self._gates.get(frame.scope)
@@ -142,6 +146,10 @@ class Publisher:
             return
         self._tags, self._drafts = [], []
         self.pending += len(tags)
+        if not drafts:  # every envelope was refused: nothing for the scope, which may not exist
+            self.settle((gate, tags), [], Bounds("", 0, 0, 0))
+            self.flush()
+            return
         try:
             self._env.port.append(gate.address, drafts, self, (gate, tags))
         except HoldfastError as error:

@@ -49,6 +49,7 @@ function expandable(summary, value) {
 // --- the session: token, client, connection state ------------------------------------------------
 
 let client;
+let tokenAsked = false;
 
 function connect() {
   client?.close();
@@ -79,10 +80,18 @@ function setToken(token) {
   if (token === "") sessionStorage.removeItem(TOKEN_KEY);
   else sessionStorage.setItem(TOKEN_KEY, token);
   $("token").value = "";
+  tokenAsked = false;
   openToken(false);
   connect();
   loadScopes();
   openScope(scopeInLocation());
+}
+
+/** Open the form once where the server wants a token; who closes it is not asked again. */
+function askForToken() {
+  if (tokenAsked) return;
+  tokenAsked = true;
+  openToken(true);
 }
 
 function openToken(open) {
@@ -116,13 +125,19 @@ async function loadScopes({ more = false } = {}) {
     renderScopes(prefix === "" ? "There are no scopes yet." : "No scope begins like this.");
   } catch (error) {
     if (request !== scopes.request) return;
+    if (error instanceof TypeError && scopes.items.length > 0) return; // no network: keep the list
     Object.assign(scopes, { items: [], next: null, pages: 1 });
-    renderScopes(error.message);
+    renderScopes(error instanceof TypeError ? "The server cannot be reached." : error.message);
   }
 }
 
 async function refusal(response) {
-  if (response.status === 401 || response.status === 403) {
+  if (response.status === 401) {
+    askForToken();
+    const known = sessionStorage.getItem(TOKEN_KEY) !== null;
+    return known ? "The server does not take this token." : "The server asks for an access token.";
+  }
+  if (response.status === 403) {
     return "The list needs an admin token. A scope can still be opened by its name.";
   }
   const problem = await response.json().catch(() => ({}));
@@ -134,7 +149,7 @@ function renderScopes(empty) {
   const rows = scopes.items.map(({ tenant, scope, open, head, subscribers, dialect }) => {
     const more = [
       tenant === "default" ? null : tenant,
-      dialect ?? null,
+      dialect === undefined || dialect === "asterql" ? null : dialect,
       subscribers > 0 ? `${subscribers} subscribed` : null,
     ].filter((part) => part !== null);
     const link = element(

@@ -1,0 +1,110 @@
+"""A real `holdfast` process on a directory of its own, and the few HTTP calls tests make of it.
+
+`start` returns once the server has said that it listens; `stop` sends a signal and waits for the
+end. A process that is started again keeps directory and port, so whoever follows it can come back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+from edge.tokens import TokenKey, mint
+from infra import clock, ids
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 60
+KEY = TokenKey("k1", "0123456789abcdef0123456789abcdef")
+_OURS = ("HOLDFAST_", "PORT", "HOST")
+
+
+class ServerProcess:
+    """`command` is `dev` or `serve` with its flags; the environment's own settings do not count."""
+
+    def __init__(self, directory: Path, *command: str, **environ: str) -> None:
+        self.directory = directory
+        self.port = 0
+        self.url = ""
+        self._command = command
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        self._environ = {**kept, "PYTHONPATH": str(ROOT), **environ}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def with_tokens(cls, directory: Path, *flags: str) -> Self:
+        """`serve` with the key of `admin_token` and nothing else."""
+        key = f"{KEY.id}:{KEY.secret}"
+        return cls(directory, "serve", *flags, HOLDFAST_TOKEN_KEYS=key)
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start and wait for the ready line. Raises AssertionError with the end of the log."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        place = ["--port", str(self.port), "--data-dir", str(self.directory / "data"), "--json"]
+        command = [sys.executable, "-m", "edge.cli", *self._command, *place]
+        log_path = self.directory / "server.log"
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self.directory, env=self._environ, stdout=subprocess.PIPE, stderr=log
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"it did not start: {log_path.read_text()[-2000:]}"
+        self.url = json.loads(line)["url"]
+        self.port = int(self.url.rsplit(":", 1)[1])
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and wait; the exit code."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.communicate(timeout=WAIT_S)
+        return self._process.returncode
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+
+    def publish(self, scope: str, key: str, value: Any, token: str | None = None) -> int:
+        """Replace one record by POST; the seq."""
+        envelope = {"eventId": ids.new_id(), "kind": "patch", "entities": [{"key": key, "value": value}]}
+        answer = self.post("/api/sync/publish", {"scope": scope, "envelope": envelope}, token)
+        seq: int = answer["seq"]
+        return seq
+
+    def post(self, path: str, body: Any, token: str | None = None) -> Any:
+        """A JSON answer. Raises urllib.error.HTTPError."""
+        headers = {"Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=WAIT_S) as response:
+            return json.load(response)
+
+    def open_files(self) -> int:
+        """File descriptors the process holds."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def rss_kib(self) -> int:
+        """Resident memory of the process."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+
+def admin_token(ttl_s: int = 600) -> str:
+    """Opens everything of a `ServerProcess.with_tokens`."""
+    return mint(KEY, subject="ops", now_ms=clock.now_ms(), ttl_s=ttl_s, scopes=[], admin=True)
