@@ -98,7 +98,8 @@ class Alarms:
                 "alarm failed scope=%s name=%s attempt=%d", address.scope, name, attempts + 1
             )
             later = (name, self._host.now_ms() + delay, payload, attempts + 1)
-            self._host.submit_alarm(address, [later], [])
+            if (name, due_at) in [alarm[:2] for alarm in await self._host.alarms_of(address)]:
+                self._host.submit_alarm(address, [later], [])  # else the handler set it anew
         else:
             # Only if it is still the one that ran: the handler may have set it anew.
             self._host.submit_alarm(address, [], [(name, due_at)])

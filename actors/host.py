@@ -22,8 +22,9 @@ from actors.alarms import AlarmHandler, Alarms
 from actors.header import Unfinished
 from actors.index import Index, scan
 from actors.ledger import Ledger
+from actors.mailbox import Request
 from actors.reply import FutureReply
-from actors.scope import Request, Scope
+from actors.scope import Scope
 from actors.snapshot import Snapshot, take_snapshot
 from actors.types import Address, Bounds, Draft, Page, Rejected, Reply, Resync, ScopePolicy, Tap
 from infra import clock, ids, limits
@@ -204,8 +205,12 @@ class Host:
             return None
         path = scope.ledger.path
         taken: Snapshot = await self.run(lambda: take_snapshot(path, address, coll, self.directory))
-        if taken.seq > scope.released:
-            await self.settled(address)
+        try:
+            if taken.seq > scope.released:
+                await self.settled(address)
+        except BaseException:
+            taken.close()
+            raise
         return taken
 
     async def settled(self, address: Address) -> None:
@@ -355,6 +360,7 @@ class Host:
                 self.failed(scope, error)
             else:
                 log.warning("file work failed scope=%s error=%s", scope.address.scope, error)
+                scope.lend_failed(error)
         finally:
             scope.returned()
             self._returns.pop(scope).set_result(None)

@@ -95,7 +95,7 @@ class Index:
         )
         return next((due for *address, due in rows if Address(*address) not in skip), None)
 
-    def list(self, tenant: str, prefix: str, after: str, limit: int) -> list[tuple[str, str]]:
+    def page(self, tenant: str, prefix: str, after: str, limit: int) -> list[tuple[str, str]]:
         """(scope, path) in order of name, those that begin with `prefix` and follow `after`."""
         return self._db.execute(
             "SELECT scope, path FROM scopes WHERE tenant=? AND scope>? AND scope>=?"

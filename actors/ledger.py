@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -91,7 +91,7 @@ def _guarded(
         except sqlite3.Error as error:
             raise storage_error(error, self.path) from error
 
-    return guarded
+    return cast("Callable[Concatenate[Ledger, _P], _T]", guarded)
 
 
 class Ledger:

@@ -12,13 +12,14 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from actors.dedupe import DedupeWindow
 from actors.dialects import dialect_named
-from actors.ledger import Ledger, Write
+from actors.ledger import Ledger, StaleOwner, Write
+from actors.mailbox import Mailbox, Request
 from actors.retention import Trimmer
 from actors.rows import Key, Overlay, Row, RowCache, must_store
 from actors.types import (
@@ -53,17 +54,6 @@ PAGE_BYTES = 4096
 WINDOW_LOAD_MAX = 4096  # entries whose causes are read between two turns
 STORAGE_RETRY_MS = 1000
 RELEASE_LAG_MAX = limits.UNRELEASED_BATCHES_MAX
-
-
-class Request(msgspec.Struct):
-    """What waits in the mailbox: drafts of one caller, or alarms to set or end."""
-
-    drafts: list[Draft]
-    reply: Reply
-    tag: Any
-    alarms: list[tuple[str, int, str | None, int]] = []
-    alarms_done: list[tuple[str, int]] = []
-    outcomes: list[Outcome] = []
 
 
 class _Waiting(msgspec.Struct):
@@ -119,9 +109,7 @@ class Scope:
         self._dialect = dialect_named(ledger.header.dialect)
         self._trimmer = Trimmer(ledger.retention(policy.retention))
         self._shell = shell
-        self._mailbox: deque[Request] = deque()
-        self._mailbox_drafts = 0
-        self._mailbox_bytes = 0
+        self._mailbox = Mailbox()
         self._scheduled = False
         self._waiting: deque[_Waiting] = deque()
         self._window: DedupeWindow | None = None
@@ -166,15 +154,7 @@ class Scope:
         """Put the request into the mailbox. Raises Busy or Unavailable, having taken nothing."""
         if self._error is not None:
             raise Unavailable(str(self._error), retry_after_ms=STORAGE_RETRY_MS)
-        drafts = request.drafts
-        if self._mailbox_drafts + len(drafts) > limits.MAILBOX_DRAFTS_MAX or (
-            self._mailbox_bytes > limits.MAILBOX_BYTES_MAX
-        ):
-            raise Busy(f"{self._mailbox_drafts} drafts wait in this scope", retry_after_ms=100)
-        self._mailbox.append(request)
-        self._mailbox_drafts += len(drafts)
-        for draft in drafts:
-            self._mailbox_bytes += draft.size
+        self._mailbox.put(request)
         self._schedule()
 
     def read(self, after: int, *, entries_max: int, bytes_max: int, joined: bool) -> Page | Resync:
@@ -213,7 +193,7 @@ class Scope:
         if self._window is None and self._mailbox and kept > WINDOW_LOAD_MAX:
             self._lend(self._load_window)  # long: in a thread, the mailbox waits
             return
-        requests = self._take()
+        requests = self._mailbox.take()
         try:
             if self._window is None and requests:
                 self._load_window()
@@ -236,20 +216,6 @@ class Scope:
         self._checkpointed_at = now
         self._wal_bytes = 0
         self._lend(self._ledger.checkpoint)
-
-    def _take(self) -> list[Request]:
-        taken: list[Request] = []
-        drafts = size = 0
-        mailbox = self._mailbox
-        while mailbox and drafts < limits.COMMIT_DRAFTS_MAX and size < limits.COMMIT_BYTES_MAX:
-            request = mailbox.popleft()
-            taken.append(request)
-            drafts += len(request.drafts)
-            for draft in request.drafts:
-                size += draft.size
-        self._mailbox_drafts -= drafts
-        self._mailbox_bytes -= size
-        return taken
 
     def _commit(self, requests: list[Request]) -> None:
         at = self._last_at = max(self._shell.now_ms(), self._last_at)
@@ -403,16 +369,14 @@ class Scope:
         """The file cannot be trusted any more: whoever waits hears so; nothing of it is shown."""
         self._error = error
         waiting = [request for batch in self._waiting for request in batch.requests]
-        requests = [*waiting, *self._mailbox]
+        requests = [*waiting, *self._mailbox.drain()]
         self._waiting.clear()
-        self._mailbox.clear()
-        self._mailbox_drafts = self._mailbox_bytes = 0
         return self._settle_rejected(requests, error)
 
     def _refuse_all(self, requests: list[Request], error: HoldfastError) -> None:
         for reply in self._settle_rejected(requests, error):
             reply.flush()
-        if not error.retryable:
+        if not error.retryable or isinstance(error, StaleOwner):
             self._shell.failed(self, error)
 
     def _settle_rejected(self, requests: list[Request], error: HoldfastError) -> list[Reply]:
@@ -440,6 +404,12 @@ class Scope:
 
     def _load_window(self) -> None:
         self._window = DedupeWindow(self._ledger.causes())
+
+    def lend_failed(self, error: HoldfastError) -> None:
+        """The thread could not do it. Whoever waits for the window hears so; they may repeat."""
+        if self._window is None:
+            for reply in self._settle_rejected(self.drain(), error):
+                reply.flush()
 
     # -- recovery and end -----------------------------------------------------------------------
 
@@ -490,7 +460,4 @@ class Scope:
 
     def drain(self) -> list[Request]:
         """Take what waits out of the mailbox, for the scope that is opened after this one."""
-        requests = list(self._mailbox)
-        self._mailbox.clear()
-        self._mailbox_drafts = self._mailbox_bytes = 0
-        return requests
+        return self._mailbox.drain()

@@ -48,7 +48,7 @@ class Snapshot:
 def take_snapshot(path: Path, address: Address, coll: str, spool_dir: Path) -> Snapshot:
     """Copy the collection at the file's head. Raises StorageError or FileRefused."""
     db = open_reader(path)
-    spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES_MAX, dir=spool_dir)  # noqa: SIM115
+    spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES_MAX, dir=str(spool_dir))  # noqa: SIM115
     try:
         db.execute("BEGIN")
         header = read_header(db, path, address)

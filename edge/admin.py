@@ -46,7 +46,7 @@ async def _list(request: web.Request) -> web.Response:
         limit = min(LIST_MAX, max(1, int(query.get("limit", "100"))))
     except ValueError as error:
         raise Problem("bad_params", "limit: a number") from error
-    rows = server_of(request).host.index.list(
+    rows = server_of(request).host.index.page(
         tenant, query.get("prefix", ""), query.get("after", ""), limit + 1
     )
     scopes = [_outline(request, Address(tenant, scope), path) for scope, path in rows[:limit]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Middleware
 
 from edge.auth import Action, Credentials, Principal
 from edge.problems import Problem, problem, status_of
@@ -102,7 +103,7 @@ def _answer(status: int, body: bytes, request_id: str, after_ms: int | None) -> 
 
 def cors(
     origins: tuple[str, ...],
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+) -> Middleware:
     """Let browsers of these origins call; `*` is all of them."""
 
     @web.middleware

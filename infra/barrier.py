@@ -88,7 +88,7 @@ class Barrier:
             self._marked[item] = None
 
     def sync_all(self) -> None:
-        """Make everything on the file system durable, whoever wrote it. Slow; raises StorageError."""
+        """Make the whole file system durable, whoever wrote it. Slow; raises StorageError."""
         if self._syncfs is None:
             os.sync()
         elif (error := self._syncfs(self._root)) is not None:

@@ -22,8 +22,9 @@ from actors.dialects import dialect_named
 from actors.dialects.asterql.envelope import parse_envelope
 from actors.host import Counts
 from actors.ledger import Ledger
+from actors.mailbox import Request
 from actors.rows import Key, Overlay, Row, RowCache
-from actors.scope import Request, Scope
+from actors.scope import Scope
 from actors.types import (
     Address,
     Batch,

@@ -81,7 +81,11 @@ class ServerProcess:
 
     def publish(self, scope: str, key: str, value: Any, token: str | None = None) -> int:
         """Replace one record by POST; the seq."""
-        envelope = {"eventId": ids.new_id(), "kind": "patch", "entities": [{"key": key, "value": value}]}
+        envelope = {
+            "eventId": ids.new_id(),
+            "kind": "patch",
+            "entities": [{"key": key, "value": value}],
+        }
         answer = self.post("/api/sync/publish", {"scope": scope, "envelope": envelope}, token)
         seq: int = answer["seq"]
         return seq

@@ -30,7 +30,7 @@ def make_ledger(root: Path, address: Address, *, due_at: int | None = None) -> P
 
 def names(index: Index, tenant: str = "default", **more: str) -> list[str]:
     options = {"prefix": "", "after": "", **more}
-    return [scope for scope, _ in index.list(tenant, options["prefix"], options["after"], 100)]
+    return [scope for scope, _ in index.page(tenant, options["prefix"], options["after"], 100)]
 
 
 def test_a_clean_end_is_trusted(tmp_path: Path) -> None:

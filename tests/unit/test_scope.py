@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.scope import RELEASE_LAG_MAX, Request
+from actors.mailbox import Request
+from actors.scope import RELEASE_LAG_MAX
 from actors.types import Appended, Draft, Duplicate, Page, Rejected, Resync
 from infra.errors import HoldfastError
 from tests.support.ledgers import (

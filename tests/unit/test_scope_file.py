@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.mailbox import Request
 from actors.rows import BIG_ROW_BYTES, UNFOLDED_CHANGES_MAX
-from actors.scope import Request
 from actors.types import Appended, Duplicate, Page, Rejected, Resync, Retention, ScopePolicy
 from infra import limits
 from infra.errors import StorageError

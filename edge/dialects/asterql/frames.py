@@ -180,7 +180,7 @@ def error(code: str, message: str, re: str | None = None) -> str:
 
 
 def pong(t: msgspec.Raw | UnsetType, now_ms: int) -> str:
-    echo = "" if t is UNSET else f'"t":{bytes(t).decode()},'  # type: ignore[arg-type]
+    echo = "" if t is UNSET else f'"t":{bytes(t).decode()},'
     return f'{{"type":"pong",{echo}"now":{now_ms}}}'
 
 

@@ -81,7 +81,7 @@ class Pages:
 
     def __init__(self, spool_dir: Path, entities: Sequence[tuple[str, bytes]] | Snapshot) -> None:
         self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
-            max_size=MEMORY_BYTES_MAX, dir=spool_dir
+            max_size=MEMORY_BYTES_MAX, dir=str(spool_dir)
         )
         self._pages: list[tuple[int, int]] = []  # (offset, bytes)
         self._lock = threading.Lock()
