@@ -44,10 +44,10 @@ e2e: $(STAMP) node browser ## real processes, sockets, files and browser
 	python -m pytest -q tests/e2e -m "not soak" $(ARGS)
 
 sim: $(STAMP) ## simulation with many seeds
-	HOLDFAST_SIM_RUNS=$${HOLDFAST_SIM_RUNS:-2000} python -m pytest -q tests/sim $(ARGS)
+	HOLDFAST_SIM_RUNS=$${HOLDFAST_SIM_RUNS:-2000} python -m pytest -q -s tests/sim $(ARGS)
 
 soak: $(STAMP) ## long runs and repeated kills
-	python -m pytest -q -m soak $(ARGS)
+	python -m pytest -q -s -m soak $(ARGS)
 
 bench: $(STAMP) node ## workloads W1-W7: a table, and JSON under bench/results
 	bench/run $(ARGS)

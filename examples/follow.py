@@ -3,6 +3,8 @@
 
     python examples/follow.py /var/log/syslog --url http://127.0.0.1:8420
 
+examples/follow.html shows the text in a browser, live; docs/examples.md says how to serve it.
+
 The text goes into entities `log:<name>/<number>`, appended as it comes; where a record nears the
 server's limit the next number begins. Each record says how far the file was read, so after a
 restart the program asks the scope and goes on from there, without a state file of its own.

@@ -132,6 +132,13 @@ class Connection:
         except f.BadFrame as error:
             self.protocol_error(error.code, str(error), error.re)
             return
+        if (
+            type(frame) is f.Publish
+            and not self._waiting
+            and self._publisher is not None
+            and self._publisher.take_known(frame)
+        ):
+            return  # what nearly every frame of a busy connection is, without further detours
         if self._waiting:
             self._enqueue(frame, len(data))
         else:

@@ -17,6 +17,7 @@ from actors.types import Address, Appended, Bounds, Draft, Outcome, Rejected
 from edge.auth import Action, Principal
 from edge.budget import Budget
 from edge.dialects.asterql import frames as f
+from infra import limits
 from infra.errors import HoldfastError, ProtocolError
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ class Publisher:
         self._gates.clear()
 
     # -- frames in -------------------------------------------------------------------------------
+
+    def take_known(self, frame: f.Publish) -> bool:
+        """Gather the frame if its scope is known to be allowed; False: nothing was done."""
+        gate = self._gates.get(frame.scope)
+        if gate is None or not 0 < len(frame.envelopes) <= limits.PUBLISH_ENVELOPES_MAX:
+            return False
+        self._gather(frame, gate)
+        return True
 
     def knows(self, scope: str) -> bool:
         """Whether `authorize` has said yes to this scope already."""
