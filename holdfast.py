@@ -64,7 +64,9 @@ from edge.dialects.asterql.ledgers import (
 )
 from edge.dialects.asterql.views import (
     View,
+    ViewContext,
     ViewResult,
+    view_id,
 )
 from edge.version import VERSION as __version__
 from infra.errors import (
@@ -110,6 +112,7 @@ __all__ = [
     "SyncHub",
     "SyncScopeLedger",
     "View",
+    "ViewContext",
     "ViewResult",
     "__version__",
     "apply_entity_patches",
@@ -120,4 +123,5 @@ __all__ = [
     "parse_entity_key",
     "parse_scope_key",
     "snapshot_hash",
+    "view_id",
 ]

@@ -24,8 +24,8 @@ DUE_MAX = 64  # scopes looked at in one go
 DELAY_MAX_MS = 300_000
 LOOK_MAX_S = 3600.0  # the clock may be set; look again at least this often
 
-AlarmHandler = Callable[[Address, str, str | None, int], Awaitable[None]]
-"""(address, name, payload, attempt counted from 1)"""
+AlarmHandler = Callable[[Address, str, int, str | None, int], Awaitable[None]]
+"""(address, name, due at ms, payload, attempt counted from 1)"""
 
 
 class Alarms:
@@ -91,7 +91,7 @@ class Alarms:
     ) -> None:
         assert self._handler is not None
         try:
-            await self._handler(address, name, payload, attempts + 1)
+            await self._handler(address, name, due_at, payload, attempts + 1)
         except Exception:  # the user's code: whatever it raises means "not done"
             delay = min(DELAY_MAX_MS, 1000 * 2 ** min(attempts, 20))
             log.exception(

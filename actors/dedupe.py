@@ -2,7 +2,7 @@
 
 The entries themselves are the record (`entries.cause`), so an append writes no index. Retention
 moves the causes it takes to the `dedupe` table. The window holds at least the newest 100,000 of
-both (DESIGN section 10), in two generations: dropping a whole one is free, shrinking a dict is not.
+both (docs/adr/0004), in two generations: dropping a whole one is free, shrinking a dict is not.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 CACHE_BYTES_MAX = 512 << 10  # of JSON text, per open scope
-BIG_ROW_BYTES = 16 << 10  # a row above this is not written at each change (DESIGN section 10)
+BIG_ROW_BYTES = 16 << 10  # a row above this is not written at each change (docs/ledger.md)
 UNFOLDED_CHANGES_MAX = 64
 UNFOLDED_ENTRIES_MAX = 1024
 

@@ -311,7 +311,7 @@ class Scope:
         return write
 
     def _choose_rows(self, write: Write, overlay: Overlay) -> None:
-        """Which rows go into the file now, and which big ones lag behind (DESIGN section 10)."""
+        """Which rows go into the file now, and which big ones lag behind (docs/ledger.md)."""
         head = write.entries[-1].seq if write.entries else self.head
         rows: dict[Key, Row | None] = {}
         for key, row in overlay.batch.items():

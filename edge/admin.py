@@ -1,4 +1,4 @@
-"""Inspection for operators, under /v1 (DESIGN section 7). Needs an admin token outside `dev`."""
+"""Inspection for operators, under /v1. Needs an admin token outside `dev`."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ EnvelopeFactory = Callable[[int], Envelope]
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     """One due alarm. It may come again after a crash: handlers must bear a repeat.
 
-    `at_ms` is when it was due, in wall milliseconds; `payload` any JSON value.
+    `at_ms` is when it was due, in wall milliseconds; after a failed attempt, when it was to be
+    tried again. `payload` is any JSON value, `attempt` counts from 1.
     """
 
     scope: str
@@ -36,6 +37,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
     payload: Any = None
     tenant: str = "default"
+    attempt: int = 1
 
 
 AlarmHandler = Callable[[Alarm], Awaitable[None] | None]

@@ -46,7 +46,7 @@ CLOSE_CODES: Final = {
     1009: "a message was larger than the limit",
     4401: "not authenticated, or the token has expired",
     4408: "no frame for 75 s",
-    4429: "no byte accepted for 30 s, or too many connections",
+    4429: "no byte accepted for 30 s",
 }
 
 

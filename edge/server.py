@@ -216,12 +216,18 @@ class Server:
         retention = Retention(settings.retain, settings.retain_seconds, settings.retain_bytes)
         return ScopePolicy(retention, settings.materialize, settings.durability)
 
-    async def _ring(self, address: Address, name: str, payload: str | None, attempt: int) -> None:
+    async def _ring(
+        self, address: Address, name: str, due_at: int, payload: str | None, attempt: int
+    ) -> None:
         value = None if payload is None else msgspec.json.decode(payload)
         alarm = Alarm(
-            scope=address.scope, name=name, at_ms=clock.now_ms(), payload=value,
+            scope=address.scope,
+            name=name,
+            at_ms=due_at,
+            payload=value,
             tenant=address.tenant,
-        )  # fmt: skip
+            attempt=attempt,
+        )
         await self.application.ring(alarm)
 
     # -- time

@@ -137,3 +137,19 @@ async def test_stop_ends_streams(tmp_path: Path) -> None:
             answer = await session.get(url_of(server, f"/api/sync/events?scope={S}&since=0"))
             assert answer.status == 200
         assert await block(answer) == {}
+
+
+async def test_ids_of_a_stream_opened_before_the_first_write_carry_the_epoch(
+    server: Server,
+) -> None:
+    async with (
+        await Client.connect(server) as client,
+        stream(server, f"scope={S}") as answer,
+    ):
+        await client.publish(S, patch(n=1))
+        found = await block(answer)
+        async with stream(server, f"scope={S}", **{"Last-Event-ID": "another.1"}) as stale:
+            refused = await block(stale)
+    epoch, _, seq = found["id"].partition(".")
+    assert seq == "1" and len(epoch) == 26
+    assert json.loads(refused["data"])["reason"] == "epoch_changed"

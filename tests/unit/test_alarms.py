@@ -30,7 +30,10 @@ class Alarmed:
         self.host = Host(self.path, on_alarm=self._handle, now_ms=lambda: self.now)
         return self.host
 
-    async def _handle(self, address: Address, name: str, payload: str | None, attempt: int) -> None:
+    async def _handle(
+        self, address: Address, name: str, due_at: int, payload: str | None, attempt: int
+    ) -> None:
+        assert due_at <= self.now
         run = (address, name, payload, attempt)
         async with self.ran:
             self.runs.append(run)

@@ -102,6 +102,13 @@ class Connection:
         """How many scopes this connection follows."""
         return len(self._subscriptions)
 
+    def epoch_of(self, scope: str) -> str:
+        """The epoch of a scope this connection follows;
+        "" where it follows none, or none is written.
+        """
+        held = self._subscriptions.get(scope)
+        return "" if held is None else held.feed.bounds.epoch
+
     def unauthenticated_since(self, now: float) -> bool:
         """Whether the auth frame has been waited for long enough."""
         return self.principal is None and now - self._opened_at > limits.AUTH_FRAME_WAIT_S

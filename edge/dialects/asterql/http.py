@@ -103,6 +103,7 @@ async def events(request: web.Request) -> web.StreamResponse:
         sub.update(epoch=epoch, since=_number(seq))
     stream = EventStream()
     connection = Connection(server.runtime, stream, principal)
+    stream.epoch_now = lambda: connection.epoch_of(scope)
     server.connections.add(connection)
     try:
         connection.handle(quote(sub))

@@ -63,6 +63,7 @@ class SyncHub:
         max_queue_bytes: int = limits.QUEUE_BYTES_MAX,
     ) -> None:
         self.ledger = ledger or InMemorySyncLedger(materialize=materialize)
+        self.tenant: str = getattr(self.ledger, "tenant", TENANT)
         self.tasks = TaskOwner()
         self.publish_limits = PublishLimits()
         self.page_entries = page_size
@@ -121,7 +122,7 @@ class SyncHub:
         except ProtocolError as error:
             raise PublishError("bad_envelope", str(error)) from error
         await self.start()
-        return await publish_to_port(self.port, Address(TENANT, scope), make)
+        return await publish_to_port(self.port, Address(self.tenant, scope), make)
 
     async def read_scope(self, scope: str) -> ScopeView:
         """The scope's entities at one seq, with their hash."""
@@ -131,7 +132,7 @@ class SyncHub:
     async def clear(self, scope: str) -> None:
         """Begin a new history; subscribers are told to start again."""
         await self.start()
-        await self.port.clear(Address(TENANT, scope))
+        await self.port.clear(Address(self.tenant, scope))
 
     def register_view(self, view: View) -> None:
         """Offer a view under its id."""
@@ -206,7 +207,7 @@ class HubConnection:
         self._writing = False
         self._drained = asyncio.Event()
         self._ended = asyncio.Event()
-        principal = Principal(id=str(user), claims={"user": user})
+        principal = Principal(id=str(user), tenant=hub.tenant, claims={"user": user})
         self._inner = Connection(hub, self, principal)
 
     def handle_message(self, text: str | bytes) -> None:

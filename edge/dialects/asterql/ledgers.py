@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from actors.dedupe import DedupeWindow
 from actors.dialects.asterql.canonical import hash_record_version, snapshot_hash
 from actors.dialects.asterql.envelope import BadEnvelope, check_value, parse_envelope
 from actors.dialects.asterql.plan import COLL, AsterqlDialect
@@ -207,7 +208,7 @@ class _Scope:
         self.epoch = ids.new_id()
         self.head = self.floor = 0
         self.bodies: dict[int, str] = {}
-        self.causes: dict[str, int] = {}
+        self.causes = DedupeWindow([])
         self.rows: dict[str, Row] = {}
 
 
@@ -257,7 +258,7 @@ class InMemorySyncLedger:
                     held.rows[key] = row
         held.head = entry.seq
         held.bodies[entry.seq] = entry.body
-        held.causes[draft.cause] = entry.seq
+        held.causes.add({draft.cause: entry.seq})
         while held.head - held.floor > self._retain:
             held.floor += 1
             del held.bodies[held.floor]

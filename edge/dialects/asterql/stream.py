@@ -5,6 +5,7 @@ its frames become `event:` blocks (asterql.md section 4).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -23,6 +24,7 @@ class EventStream:
     def __init__(self) -> None:
         self.congested = False
         self._epoch = ""
+        self.epoch_now: Callable[[], str] = lambda: ""  # of the scope's feed
         self._blocks: list[str] = []
         self._bytes = 0
         self._ready = asyncio.Event()
@@ -81,6 +83,7 @@ class EventStream:
         if text.startswith(_EVENT):
             body = text[len(_EVENT) : -1]
             seq = body[7 : body.index(",")]  # a stored body begins with {"seq":N,
+            self._epoch = self._epoch or self.epoch_now()  # the first write made it
             self._block(f"event: envelope\nid: {self._epoch}.{seq}\ndata: {body}\n\n")
             return
         frame = msgspec.json.decode(text)
