@@ -26,9 +26,9 @@ browser: $(STAMP)
 serve: $(STAMP) ## run a development server on loopback
 	@holdfast dev $(ARGS)
 
-test: $(STAMP) node browser ## lint and every test that is not slow
+test: $(STAMP) node browser ## lint and every test but the long runs
 	@$(MAKE) --no-print-directory check
-	python -m pytest -q -m "not slow and not soak" $(ARGS)
+	python -m pytest -q -m "not soak" --ignore=tests/sim $(ARGS)
 
 check: $(STAMP) ## ruff and mypy; edits nothing
 	ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import zlib
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ class FakeTransport:
     def __init__(self) -> None:
         self.written = b""
         self.unsent = 0
+        self.carrier: socket.socket | None = None
         self.closed = self.aborted = False
 
     def write(self, data: bytes) -> None:
@@ -42,6 +44,9 @@ class FakeTransport:
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.carrier if name == "socket" else None
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_args, **_kw: None
@@ -73,12 +78,13 @@ class FakeSession:
 class Rig:
     """A socket at the time 100."""
 
-    def __init__(self, *, deflate: bool = False) -> None:
+    def __init__(self, *, deflate: bool = False, carrier: socket.socket | None = None) -> None:
         self.now = 100.0
         self.settings = SocketSettings(
             frame_bytes_max=LIMIT, compression=deflate, monotonic=lambda: self.now
         )
         self.transport = FakeTransport()
+        self.transport.carrier = carrier
         self.session = FakeSession()
         self.socket = Socket(self.settings, deflate)
         self.socket.attach(cast(asyncio.Transport, self.transport))
@@ -332,3 +338,37 @@ def test_a_peer_that_does_not_answer_the_close_is_ended() -> None:
     assert not rig.transport.closed
     rig.tick(3)
     assert rig.transport.closed
+
+
+def test_shared_frames_go_past_the_transport_only_while_nothing_waits_there() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        rig = Rig(carrier=ours)
+        rig.socket.send_shared(Frames(["one"]))
+        assert rig.transport.written == b"" and theirs.recv(99) == b"\x81\x03one"
+        rig.transport.unsent = 7
+        rig.socket.send_shared(Frames(["two"]))
+        assert rig.transport.written == b"\x81\x03two"  # behind what waits
+        rig.transport.unsent = 0
+        big = "x" * (8 << 20)  # more than the system takes at once
+        rig.socket.send_shared(Frames([big]))
+        rest = rig.transport.written[5:]
+        taken = 0
+        theirs.setblocking(False)
+        while (taken + len(rest)) < len(big) + 10:
+            taken += len(theirs.recv(1 << 20))
+        assert taken and rest and taken + len(rest) == len(big) + 10
+    rig.socket.send_shared(Frames(["gone"]))  # the descriptor is closed: the transport finds out
+    assert rig.transport.written.endswith(b"\x81\x04gone")
+
+
+def test_a_lost_connection_writes_nowhere() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        rig = Rig(carrier=ours)
+        rig.socket.connection_lost(None)
+        rig.socket.send_shared(Frames(["late"]))
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(9)
