@@ -138,6 +138,8 @@ class Host:
         for address in [scope.address for scope in self.open_scopes.values() if scope.busy]:
             with contextlib.suppress(HoldfastError):  # a failed scope has nobody waiting
                 await self.settled(address)
+        while lent := [self._returns[s] for s in self.open_scopes.values() if s.lent]:
+            await asyncio.wait(lent)  # a checkpoint has the handle
         for scope in list(self.open_scopes.values()):
             self._close_scope(scope)
         while self._returns:
@@ -217,7 +219,7 @@ class Host:
         """Wait until everything committed so far is released."""
         reply = FutureReply()
         self.submit(address, Request([], reply, None))
-        await reply.future
+        await _taken(reply)
 
     async def clear(self, address: Address) -> Bounds:
         while True:
@@ -238,8 +240,7 @@ class Host:
         self, address: Address, name: str, due_at_ms: int, payload: str | None
     ) -> None:
         """Durable on return: the handler runs at `due_at_ms` or later, at least once."""
-        self.submit_alarm(address, [(name, due_at_ms, payload, 0)], [])
-        await self.settled(address)
+        await _taken(self.submit_alarm(address, [(name, due_at_ms, payload, 0)], []))
         # Again: an alarm run that read the rows before this commit may have set a later time.
         self.index.lower_due(address, due_at_ms)
         self._alarms.look()
@@ -248,8 +249,7 @@ class Host:
         """Take an alarm back; whether there was one."""
         found = [(name, alarm[1]) for alarm in await self.alarms_of(address) if alarm[0] == name]
         if found:
-            self.submit_alarm(address, [], found)
-            await self.settled(address)
+            await _taken(self.submit_alarm(address, [], found))
         return bool(found)
 
     def submit_alarm(
@@ -257,13 +257,14 @@ class Host:
         address: Address,
         alarms: list[tuple[str, int, str | None, int]],
         done: list[tuple[str, int]],
-    ) -> None:
-        """Set and end alarms in the scope's next commit."""
-        request = Request([], FutureReply(), None, alarms=alarms, alarms_done=done)
-        self.submit(address, request)
+    ) -> FutureReply:
+        """Set and end alarms in the scope's next commit; its reply comes when they are durable."""
+        reply = FutureReply()
+        self.submit(address, Request([], reply, None, alarms=alarms, alarms_done=done))
         for _, due_at, _, _ in alarms:
             self.index.lower_due(address, due_at)
             self._barrier.mark(self.index)
+        return reply
 
     async def alarms_of(self, address: Address) -> list[tuple[str, int, str | None, int]]:
         """(name, due_at, payload, attempts) of the scope's alarms, soonest first."""
@@ -433,8 +434,8 @@ class Host:
                 self.taps.pop(address, None)
             self._closing.discard(scope)
             self._closed_files += 1
-            self._returns.pop(scope).set_result(None)
             self._reopen_for(address, scope.drain())
+            self._returns.pop(scope).set_result(None)
 
     def _reopen_for(self, address: Address, requests: list[Request]) -> None:
         """Requests that came while the file was closing go to the scope that follows."""
@@ -445,6 +446,16 @@ class Host:
                 rejected = Rejected(error.code, str(error), retry_after_ms=error.retry_after_ms)
                 request.reply.settle(request.tag, [rejected] * max(1, len(request.drafts)), EMPTY)
                 request.reply.flush()
+
+
+async def _taken(reply: FutureReply) -> None:
+    """Wait for a request without drafts; its only possible outcome is that it was refused."""
+    outcomes, _ = await reply.future
+    for outcome in outcomes:
+        if isinstance(outcome, Rejected):
+            raise StorageError(
+                outcome.message, code=outcome.code, retry_after_ms=outcome.retry_after_ms
+            )
 
 
 def _trim_memory() -> None:

@@ -50,6 +50,7 @@ class Index:
     def _open(self) -> None:
         self._db = open_writer(self.path)
         try:
+            self._db.execute("PRAGMA wal_autocheckpoint=1000")  # small, and nobody else's to do
             with transaction(self._db):
                 for statement in _TABLES:
                     self._db.execute(statement)
@@ -136,9 +137,12 @@ def scan(root: Path) -> Iterator[tuple[Address, str, int | None]]:
     for a thread.
     """
     for path in sorted(root.glob("*/*/*.db")):
+        wal = path.with_name(path.name + "-wal")
         try:
-            db = open_reader(path)
-        except HoldfastError:
+            # Immutable: a reader would leave a -shm beside every closed ledger. Whoever scans has
+            # the directory, and a file without a WAL is whole.
+            db = open_reader(path, immutable=not wal.exists() or wal.stat().st_size == 0)
+        except (HoldfastError, OSError):
             continue
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()

@@ -9,6 +9,7 @@ A commit here is not yet durable: infra/barrier.py makes it so, and only then ma
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -265,7 +266,7 @@ class Ledger:
             (floor,),
         ).fetchone()
         db.execute(
-            "INSERT OR IGNORE INTO dedupe(id, seq, count, outcome, at)"
+            "INSERT OR REPLACE INTO dedupe(id, seq, count, outcome, at)"
             " SELECT cause, seq, 1, NULL, at FROM entries WHERE seq<=? AND cause IS NOT NULL",
             (floor,),
         )
@@ -363,7 +364,9 @@ class Ledger:
         found = self._db.execute(
             "SELECT seq, count, outcome FROM dedupe WHERE id=?", (cause,)
         ).fetchone()
-        first, count, outcome = found or (seq, 1, None)
+        if found is None or found[0] != seq:  # a row of an older use, beyond the window
+            found = (seq, 1, None)
+        first, count, outcome = found
         body = self._db.execute("SELECT body FROM entries WHERE seq=?", (first,)).fetchone()
         return Duplicate(first, count, outcome, None if body is None else body[0])
 
@@ -427,15 +430,20 @@ class Ledger:
 
 
 def _write_template(path: Path, sync: bool) -> None:
+    fresh = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size == 0:
-            with path.open("wb") as file:  # closed before SQLite opens it, or its locks would go
-                file.write(template())
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
+        if path.exists() and path.stat().st_size > 0:
+            return
+        with fresh.open("wb") as file:  # closed before SQLite opens it, or its locks would go
+            file.write(template())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        fresh.replace(path)  # a disk that fills leaves no half of a file in its place
     except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
         code = "disk_full" if error.errno == errno.ENOSPC else "read_only"
         raise StorageError(f"{path.name}: {error.strerror}", code=code) from error
 

@@ -121,6 +121,7 @@ class Scope:
         self._last_at = 0
         self._error: HoldfastError | None = None
         self._bounds: Bounds | None = None
+        self._before: Bounds | None = None  # while a new epoch is not durable yet
         if ledger.unfolded():
             self._recover()
 
@@ -133,6 +134,8 @@ class Scope:
     @property
     def bounds(self) -> Bounds:
         """As far as anybody may see."""
+        if self._before is not None:
+            return self._before
         known = self._bounds
         h = self._ledger.header
         if known is None or known.head != self.released or known.floor != h.floor:
@@ -161,6 +164,8 @@ class Scope:
         """The released entries after a cursor. Not while `lent`."""
         self.used_at = self._shell.now_ms()
         bounds = self.bounds
+        if self._before is not None:
+            return Resync("epoch_changed", bounds)  # the old entries are gone already
         if after < bounds.floor:
             return Resync("below_floor", bounds)
         if after > bounds.head:
@@ -348,6 +353,8 @@ class Scope:
         if not done:
             return []
         self.released = max(self.released, done[-1].last)
+        if self._before is not None:
+            self._show_new_epoch()
         self._shell.counts.release_wait_s += (self._shell.now_ms() - done[0].at) / 1000
         bounds = self.bounds
         touched: dict[Reply, None] = {}
@@ -436,7 +443,7 @@ class Scope:
     def fold_tails(self) -> None:
         """Store every row that lags behind, so that a closed file needs no recovery."""
         lagging = self._rows.lagging
-        if lagging:
+        if lagging and self._error is None:
             rows: dict[Key, Row | None] = {
                 key: msgspec.structs.replace(row) for key, row in lagging.items()
             }
@@ -446,15 +453,21 @@ class Scope:
 
     def begin_epoch(self, epoch: str, jump: int) -> None:
         """Clear the scope: a new history whose numbers lie above every old cursor (I6)."""
+        if self._error is not None:  # the file stays as it is for an operator
+            raise Unavailable(str(self._error), retry_after_ms=STORAGE_RETRY_MS)
         if self.busy:
             raise Busy("writes are under way", retry_after_ms=50)
-        self._ledger.begin_epoch(epoch, jump=jump, at=self._shell.now_ms())
+        at = self._shell.now_ms()
+        self._before = self.bounds  # what is shown until the new history is durable
+        self._ledger.begin_epoch(epoch, jump=jump, at=at)
         self.position += 1
-        self.released = self.head
         self._rows = RowCache(self._ledger.row)
         self._window = DedupeWindow([])
-        self._bounds = None
+        self._waiting.append(_Waiting(self.head + 1, self.head, self.position, at, [], []))
         self._shell.mark(self)
+
+    def _show_new_epoch(self) -> None:
+        self._before = self._bounds = None
         for tap in tuple(self.taps):
             tap.reset(self.bounds)
 

@@ -16,6 +16,7 @@ A file whose sync failed must not be used again: the page cache may hold what th
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import queue
@@ -28,6 +29,7 @@ from infra.clock import monotonic
 from infra.errors import StorageError
 
 SYNCFS_FILES_MIN = 2
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 QUICK_S = 0.001  # mean duration of a sync up to which the loop may wait for one itself
 SLOW_PASSES = 16  # passes a slow sync is remembered for
 
@@ -141,7 +143,12 @@ class Barrier:
             fd = self._fds.get(item)
             if fd is None:
                 # Safe beside SQLite: it takes no locks on the WAL, unlike on the database file.
-                fd = self._fds[item] = os.open(item.wal_path, os.O_RDWR)
+                try:
+                    fd = self._fds[item] = os.open(item.wal_path, os.O_RDWR)
+                except OSError as error:
+                    if error.errno not in _NO_DESCRIPTOR or self._syncfs is None:
+                        raise
+                    return self._sync_all_for(item)
             began = monotonic()
             os.fdatasync(fd)
             self._learn(monotonic() - began)
@@ -152,6 +159,14 @@ class Barrier:
             self._failed[item] = error
             return error
         return None
+
+    def _sync_all_for(self, item: Durable) -> OSError | None:
+        """The process is out of descriptors, which is no fault of the file's."""
+        assert self._syncfs is not None
+        error = self._syncfs(self._root)
+        if error is not None:
+            self._failed[item] = error
+        return error
 
     def _learn(self, took_s: float) -> None:
         self._mean_s += (took_s - self._mean_s) / 8

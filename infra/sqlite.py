@@ -64,12 +64,12 @@ def open_writer(path: Path) -> Handle:
     return db
 
 
-def open_reader(path: Path) -> Handle:
+def open_reader(path: Path, *, immutable: bool = False) -> Handle:
     """Open read-only beside the writer;
     for long reads in a worker thread, closed within seconds.
     """
     try:
-        uri = f"file:{quote(str(path))}?mode=ro"
+        uri = f"file:{quote(str(path))}?mode=ro" + ("&immutable=1" if immutable else "")
         db = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=2
         )
