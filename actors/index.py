@@ -115,9 +115,6 @@ class Index:
             )
         self.position += 1
 
-    def checkpoint(self) -> None:
-        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
     def close(self) -> None:
         """A clean end: the next start trusts the index."""
         with contextlib.suppress(sqlite3.Error):  # a full disk must not keep the server from ending

@@ -14,6 +14,10 @@ class Budget:
         self._left = burst
         self._at = now
 
+    def give_back(self, amount: float) -> None:
+        """Undo a `take` whose work was refused for another reason."""
+        self._left = min(self._burst, self._left + amount)
+
     def take(self, amount: float, now: float) -> int:
         """0 if `amount` may pass, else the milliseconds until it may; then nothing was taken."""
         if not self._rate:

@@ -86,8 +86,9 @@ class Server:
         self.connections: set[Connection] = set()
         self.held_views = HeldViews(clock.monotonic)
         self.started_at = clock.monotonic()
-        self._budgets: dict[str, tuple[Budget, Budget]] = {}
+        self._budgets: dict[tuple[str, str, PublishLimits], tuple[Budget, Budget]] = {}
         self._tasks = TaskOwner()
+        self._reauthorizing: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self._http_log = logging.getLogger("holdfast.http.protocol")
         self._http_log.addFilter(_PEER_FAULTS)
@@ -190,14 +191,19 @@ class Server:
         """Count one HTTP publish against the principal's limits. Raises Problem rate_limited."""
         allowed = principal.publish or self.runtime.publish_limits
         now = clock.monotonic()
-        held = self._budgets.get(principal.id)
+        key = (principal.tenant, principal.id, allowed)
+        held = self._budgets.get(key)
         if held is None:
             if len(self._budgets) >= SPENDERS_MAX:
                 self._budgets.clear()
             rates = (allowed.envelopes_per_s, allowed.bytes_per_s)
             held = (Budget(rates[0], 2 * rates[0], now), Budget(rates[1], 2 * rates[1], now))
-            self._budgets[principal.id] = held
-        wait_ms = held[0].take(1, now) or held[1].take(size, now)
+            self._budgets[key] = held
+        wait_ms = held[0].take(1, now)
+        if not wait_ms:
+            wait_ms = held[1].take(size, now)
+            if wait_ms:
+                held[0].give_back(1)
         if wait_ms:
             raise Problem("rate_limited", "the publish limit", retry_after_ms=wait_ms)
 
@@ -240,9 +246,15 @@ class Server:
             count += 1
             self._tick()
             every = self.config.reauthorize_s
-            if every and count % max(1, int(every / TICK_S)) == 0:
-                for connection in list(self.connections):
-                    await connection.reauthorize()
+            due = every and count % max(1, int(every / TICK_S)) == 0
+            if due and (self._reauthorizing is None or self._reauthorizing.done()):
+                # Apart from the tick: a slow hook must not hold up expiry and heartbeats.
+                work = self._reauthorize_all()
+                self._reauthorizing = self._tasks.spawn(work, name="server-reauthorize")
+
+    async def _reauthorize_all(self) -> None:
+        for connection in list(self.connections):
+            await connection.reauthorize()
 
     def _tick(self) -> None:
         now, now_ms = clock.monotonic(), clock.now_ms()

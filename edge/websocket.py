@@ -81,8 +81,9 @@ class Socket(asyncio.Protocol):
     """One open WebSocket; fits the dialects' Sink."""
 
     __slots__ = (
-        "_accepted", "_closing_at", "_deflate", "_drained", "_fd", "_message", "_rest", "_settings",
-        "_stalled_at", "_transport", "_written", "congested", "heard_at", "session", )  # fmt: skip
+        "_accepted", "_closing_at", "_deaf", "_deflate", "_drained", "_fd", "_message", "_rest",
+        "_settings", "_stalled_at", "_transport", "_written", "congested", "heard_at", "session",
+    )  # fmt: skip
 
     def __init__(self, settings: SocketSettings, deflate: bool) -> None:
         self.session: Session | None = None
@@ -95,6 +96,7 @@ class Socket(asyncio.Protocol):
         self._message: bytearray | None = None  # fragments so far; first byte: whether deflated
         self._drained: asyncio.Future[None] | None = None
         self._closing_at: float | None = None
+        self._deaf = False  # the stream cannot be made sense of any more
         self._fd = -1  # for writing past the transport; none where that would skip encryption
         self._written = 0
         self._accepted = 0
@@ -113,6 +115,8 @@ class Socket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take whole frames off the stream; what is left of one waits for more."""
+        if self._deaf:
+            return
         if self._rest:
             data = self._rest + data
         position = 0
@@ -129,11 +133,8 @@ class Socket(asyncio.Protocol):
                 if start > end:
                     break
                 size = int.from_bytes(data[position + 2 : position + 2 + wide], "big")
-            if second < 128:
-                self.close(PROTOCOL_ERROR, "client frames must be masked")
-                break
-            if size > limit:
-                self.close(TOO_BIG, f"a message may have {limit} bytes")
+            if second < 128 or size > limit:
+                self._give_up(masked=second >= 128)
                 break
             if start + size > end:
                 break
@@ -153,7 +154,17 @@ class Socket(asyncio.Protocol):
         if position:
             session.received()  # type: ignore[union-attr]
             self.heard_at = self._settings.monotonic()
-        self._rest = b"" if self._closing_at is not None else data[position:]
+        self._rest = b"" if self._deaf else data[position:]
+
+    def _give_up(self, *, masked: bool) -> None:
+        """What follows are no frames for us. It is still read: unread input would turn the end of
+        the stream into a reset, and the peer would not see why.
+        """
+        self._deaf = True
+        if masked:
+            self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+        else:
+            self.close(PROTOCOL_ERROR, "client frames must be masked")
 
     def _frame(self, first: int, payload: bytearray) -> None:
         """Anything but a whole plain text message."""

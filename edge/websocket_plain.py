@@ -45,6 +45,11 @@ class PlainSocket:
             self._close = (code, reason)
             self._queue.put_nowait(None)
 
+    def release(self) -> None:
+        """The peer is gone: whoever waits for it to drain goes on, and finds the session closed."""
+        self.congested = False
+        self._drained.set()
+
     async def write(self) -> None:
         """Send what is queued until `close` or the peer is gone."""
         while (texts := await self._queue.get()) is not None:
@@ -80,6 +85,7 @@ async def serve_plain(
         pass  # the peer is gone; its session is closed below
     finally:
         session.close()
+        socket.release()
     return response
 
 

@@ -179,7 +179,11 @@ class Transport:
         return self._session
 
     async def _headers(self) -> dict[str, str]:
-        token = self._token() if callable(self._token) else self._token
-        if inspect.isawaitable(token):
-            token = await token
+        try:
+            token = self._token() if callable(self._token) else self._token
+            if inspect.isawaitable(token):
+                token = await token
+        except Exception as error:  # the caller's code: it is asked again at the next attempt
+            log.exception("token callable failed")
+            raise OSError("the token callable failed") from error
         return {} if token is None else {"Authorization": f"Bearer {token}"}

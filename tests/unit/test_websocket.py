@@ -372,3 +372,17 @@ def test_a_lost_connection_writes_nowhere() -> None:
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             theirs.recv(9)
+
+
+def test_a_close_answer_in_two_parts_is_understood() -> None:
+    rig = Rig()
+    rig.socket.close(1001, "going away")
+    answer = masked(8, (1001).to_bytes(2, "big"))
+    rig.feed(answer[:4], answer[4:])
+    assert rig.transport.closed
+
+
+def test_after_an_oversized_frame_its_payload_is_not_taken_for_frames() -> None:
+    rig = Rig().feed(b"\x81\xff" + (LIMIT + 1).to_bytes(8, "big") + b"mask")
+    rig.feed(masked(8, b"\x03\xe8") * 3)  # what looks like a close frame inside the payload
+    assert rig.close_code == 1009 and not rig.transport.closed

@@ -344,6 +344,8 @@ class Connection:
         subscription.cursor = bounds.head if since is None else since
         subscription.announced = False
         self.sink.send([f.subscribed(subscription.scope, bounds, subscription.cursor)])
+        if self._subscriptions.get(subscription.scope) is not subscription:
+            return  # sending ended the connection
         if subscription.cursor == feed.tail:
             subscription.go_live()
         else:
@@ -373,11 +375,12 @@ class Connection:
 
     async def reauthorize(self) -> None:
         """Ask again whether each subscription may go on; end those that may not with `revoked`."""
-        for scope in list(self._subscriptions):
+        for scope, held in list(self._subscriptions.items()):
             if self.principal is None or self.closed:
                 return
             answer = self._env.authorize(self.principal, scope, Action.READ)
-            if not (answer if isinstance(answer, bool) else await answer):
+            allowed = answer if isinstance(answer, bool) else await answer
+            if not allowed and self._subscriptions.get(scope) is held:
                 self._drop(scope)
                 self.sink.send([f.scope_error(scope, "revoked", "read access was withdrawn")])
         if self._publisher is not None:

@@ -7,6 +7,7 @@ heads, since hints may be lost (asterql.md section 8).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ from edge.dialects.asterql.ledgers import BelowFloor, PublishError, SyncScopeLed
 from infra import limits
 from infra.errors import Busy, Closed
 from infra.tasks import TaskOwner
+
+log = logging.getLogger("holdfast.ledger_port")
 
 COMPARE_S = 5.0
 
@@ -194,7 +197,11 @@ class LedgerPort:
         while True:
             await asyncio.sleep(COMPARE_S)
             for address, followed in list(self._followed.items()):
-                bounds = await self._ledger.bounds(address.scope)
+                try:
+                    bounds = await self._ledger.bounds(address.scope)
+                except Exception:  # a foreign store: it may answer the next time
+                    log.exception("bounds failed scope=%s", address.scope)
+                    continue
                 if bounds.head != followed.tail or bounds.epoch != followed.bounds.epoch:
                     self._catch_up(address, followed)
 

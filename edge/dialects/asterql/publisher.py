@@ -14,7 +14,7 @@ import msgspec
 from actors.dialects.asterql.envelope import parse_envelope
 from actors.dialects.asterql.keys import check_scope
 from actors.types import Address, Appended, Bounds, Draft, Outcome, Rejected
-from edge.auth import Action, Principal
+from edge.auth import Action, Principal, PublishLimits
 from edge.budget import Budget
 from edge.dialects.asterql import frames as f
 from infra import limits
@@ -50,8 +50,9 @@ class Publisher:
     """Fits actors.types.Reply."""
 
     __slots__ = (
-        "_acks", "_bytes", "_drafts", "_env", "_envelopes", "_gate", "_gates", "_principal",
-        "_sink", "_tags", "pending", )  # fmt: skip
+        "_acks", "_allowed", "_bytes", "_drafts", "_env", "_envelopes", "_gate", "_gates",
+        "_principal", "_sink", "_tags", "pending",
+    )  # fmt: skip
 
     def __init__(self, env: Environment, sink: Sink, principal: Principal) -> None:
         self.pending = 0  # frames without an answer
@@ -62,14 +63,23 @@ class Publisher:
         self._drafts: list[Draft] = []
         self._tags: list[_Tag] = []
         self._acks: list[str] = []
+        self._allowed: PublishLimits | None = None
+        self._envelopes: Budget | None = None
+        self._bytes: Budget | None = None
         self.become(principal)
 
     def become(self, principal: Principal) -> None:
-        """Someone else's credentials, or renewed ones: permissions and budgets start anew."""
+        """Someone else's credentials, or renewed ones: permissions are asked for anew.
+
+        Budgets go on where they are the same, or a client could refill them by an auth frame.
+        """
         self._principal = principal
         self._gates.clear()
         now = self._env.monotonic()
         allowed = principal.publish or self._env.publish_limits
+        if allowed == self._allowed:
+            return
+        self._allowed = allowed
         rate, size = allowed.envelopes_per_s, allowed.bytes_per_s
         self._envelopes = Budget(rate, 2 * rate, now) if rate else None
         self._bytes = Budget(size, 2 * size, now) if size else None
@@ -175,6 +185,8 @@ class Publisher:
             wait_ms = self._envelopes.take(len(envelopes), now)
         if not wait_ms and self._bytes is not None:
             wait_ms = self._bytes.take(sum(len(bytes(raw)) for raw in envelopes), now)
+            if wait_ms and self._envelopes is not None:
+                self._envelopes.give_back(len(envelopes))
         return wait_ms
 
     def _refuse(

@@ -77,6 +77,10 @@ class EventStream:
             await response.write_eof()
         except (ConnectionError, TimeoutError):
             pass  # the reader has gone or takes nothing; it resumes with Last-Event-ID
+        finally:
+            self.congested = False
+            self._blocks.clear()
+            self._drained.set()  # a replay that waits for this reader ends
         return response
 
     def _add(self, text: str) -> None:
