@@ -130,8 +130,9 @@ class Index:
 
 
 def scan(root: Path) -> Iterator[tuple[Address, str, int | None]]:
-    """Every ledger file below `root`: address, relative path, earliest alarm. Slow:
-    for a thread.
+    """Every ledger file below `root`: address, relative path, earliest alarm.
+
+    Slow: for a thread.
     """
     for path in sorted(root.glob("*/*/*.db")):
         wal = path.with_name(path.name + "-wal")

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -25,7 +25,7 @@ from actors.header import Header, read_header
 from actors.rows import Key, Row
 from actors.schema import migrate, template
 from actors.types import Address, Duplicate, Entry, Retention
-from infra.errors import HoldfastError, StorageError
+from infra.errors import StorageError
 from infra.sqlite import Handle, open_writer, storage_error, transaction
 
 _SLIM = "INSERT INTO entries(seq, at, kind, cause, body) VALUES "
@@ -122,8 +122,7 @@ class Ledger:
         new file then covers the whole file system; before it nobody is told that the scope exists.
         """
         _write_template(path, sync)
-        db = open_writer(path)
-        try:
+        with _opening(path) as db:
             migrate(db)
             with transaction(db):
                 db.execute(
@@ -134,26 +133,13 @@ class Ledger:
                     (*address, dialect, epoch, int(materialize), at, at),
                 )
             return cls(path, db, read_header(db, path, address))
-        except sqlite3.Error as error:
-            db.close()
-            raise storage_error(error, path) from error
-        except HoldfastError:
-            db.close()
-            raise
 
     @classmethod
     def open(cls, path: Path, address: Address) -> Ledger:
         """An existing file. Raises FileRefused where it is damaged, newer, or another scope's."""
-        db = open_writer(path)
-        try:
+        with _opening(path) as db:
             migrate(db)
             return cls(path, db, read_header(db, path, address))
-        except sqlite3.Error as error:
-            db.close()
-            raise storage_error(error, path) from error
-        except HoldfastError:
-            db.close()
-            raise
 
     @_guarded
     def commit(self, write: Write) -> None:
@@ -419,14 +405,29 @@ class Ledger:
 
     @_guarded
     def checkpoint(self) -> None:
-        """Move the WAL's pages into the database file. Slow:
-        run it in a thread, with nothing else using the handle.
+        """Move the WAL's pages into the database file.
+
+        Slow: run it in a thread, with nothing else using the handle.
         """
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
         """Checkpoint, remove the WAL, close. Slow, as `checkpoint`."""
         self._db.close()
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[Handle]:
+    """A writer handle that is closed again where opening does not succeed to the end."""
+    db = open_writer(path)
+    try:
+        yield db
+    except sqlite3.Error as error:
+        db.close()
+        raise storage_error(error, path) from error
+    except BaseException:
+        db.close()
+        raise
 
 
 def _write_template(path: Path, sync: bool) -> None:

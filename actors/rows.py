@@ -160,8 +160,9 @@ class Overlay:
 
 
 def must_store(row: Row, head: int) -> bool:
-    """Whether the file needs this row now;
-    a big one may lag behind by a bounded tail of entries.
+    """Whether the file needs this row now.
+
+    A big one may lag behind by a bounded tail of entries.
     """
     return (
         row.size <= BIG_ROW_BYTES

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def render(server: Server) -> bytes:
-    """The exposition of one server. The client library is loaded at the first call:
-    it costs 4 MiB.
+    """The exposition of one server.
+
+    The client library is loaded at the first call: it costs 4 MiB.
     """
     from prometheus_client import CollectorRegistry, generate_latest
 

@@ -37,8 +37,9 @@ Released = tuple["Durable", int, OSError | None]
 
 
 class Durable(Protocol):
-    """A file behind the barrier. `position` is read before the sync:
-    what it says is in the WAL by then.
+    """A file behind the barrier.
+
+    `position` is read before the sync: what it says is in the WAL by then.
     """
 
     wal_path: Path

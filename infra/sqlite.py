@@ -65,8 +65,9 @@ def open_writer(path: Path) -> Handle:
 
 
 def open_reader(path: Path, *, immutable: bool = False) -> Handle:
-    """Open read-only beside the writer;
-    for long reads in a worker thread, closed within seconds.
+    """Open read-only beside the writer.
+
+    For long reads in a worker thread, closed within seconds.
     """
     try:
         uri = f"file:{quote(str(path))}?mode=ro" + ("&immutable=1" if immutable else "")

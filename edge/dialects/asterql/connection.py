@@ -103,7 +103,8 @@ class Connection:
         return len(self._subscriptions)
 
     def epoch_of(self, scope: str) -> str:
-        """The epoch of a scope this connection follows;
+        """The epoch of a scope this connection follows.
+
         "" where it follows none, or none is written.
         """
         held = self._subscriptions.get(scope)

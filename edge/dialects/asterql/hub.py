@@ -101,8 +101,9 @@ class SyncHub:
         await self.aclose()
 
     def connect(self, send: Send | Any, user: Any = None) -> HubConnection:
-        """A client. `send` takes one frame as text and may be async;
-        what it raises ends the connection.
+        """A client.
+
+        `send` takes one frame as text and may be async; what it raises ends the connection.
         """
         call: Send = send.send if hasattr(send, "send") else send
         connection = HubConnection(self, call, user)

@@ -54,7 +54,8 @@ class PublishError(ScopeError):
 
 
 class BelowFloor(ScopeError):
-    """Retention has taken what comes after the cursor;
+    """Retention has taken what comes after the cursor.
+
     `floor` is the lowest cursor still served.
     """
 

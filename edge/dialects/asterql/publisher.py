@@ -36,8 +36,9 @@ class _Gate(msgspec.Struct):
 
 
 class _Tag(msgspec.Struct, gc=False):
-    """One `publish` frame under way:
-    its id, its drafts, and the results known before the append.
+    """One `publish` frame under way.
+
+    Its id, its drafts, and the results known before the append.
     """
 
     id: str
