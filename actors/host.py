@@ -13,19 +13,21 @@ import ctypes
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 from actors.alarms import AlarmHandler, Alarms
+from actors.dialects import Dialect, dialect_named
+from actors.dialects.kinds import dialect_name_of
 from actors.header import Unfinished
 from actors.index import Index, scan
 from actors.ledger import Ledger
 from actors.mailbox import Request
 from actors.reply import FutureReply
 from actors.scope import Scope
-from actors.snapshot import Snapshot, take_snapshot
+from actors.state import EMPTY, StateReads
 from actors.types import Address, Bounds, Draft, Page, Rejected, Reply, Resync, ScopePolicy, Tap
 from infra import clock, ids, limits
 from infra.barrier import Barrier, Released
@@ -36,11 +38,9 @@ from infra.tasks import TaskOwner
 log = logging.getLogger("holdfast.host")
 
 CLEAR_JUMP = 2**20
-EMPTY = Bounds("", 0, 0, 0)
 OPEN_SLACK = 256  # scopes that may be open above the cap while others are being closed
 THREADS = 2
 TRIM_SCOPES_MIN = 256  # files closed until their memory is given back
-DEFAULT_DIALECT = "asterql"
 
 
 class Counts:
@@ -57,7 +57,10 @@ class Counts:
 
 
 class HostSettings:
-    """Times in seconds. `open_max` is lowered to what the process may have open."""
+    """Times in seconds. `open_max` is lowered to what the process may have open.
+
+    `dialects` are those an application has configured, by name; the registry has the others.
+    """
 
     def __init__(
         self,
@@ -65,13 +68,15 @@ class HostSettings:
         policy: Callable[[Address], ScopePolicy] = lambda _address: ScopePolicy(),
         idle_s: float = 60.0,
         open_max: int = 1024,
+        dialects: Mapping[str, Dialect] | None = None,
     ) -> None:
         self.policy = policy
+        self.dialects = dialects or {}
         self.idle_s = idle_s
         self.open_max = open_max
 
 
-class Host:
+class Host(StateReads):
     """The port of an embedded server. Use as `async with`."""
 
     def __init__(
@@ -148,6 +153,7 @@ class Host:
         await self.run(self._barrier.stop)
         self.index.close()
         self._pool.shutdown()
+        self.end_scans()
         os.close(self._lock_fd)
         self._started = False
 
@@ -200,20 +206,6 @@ class Host:
             taps.remove(tap)
             if not taps and address not in self.open_scopes:
                 del self.taps[address]
-
-    async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
-        scope = await self._awake(address)
-        if scope is None:
-            return None
-        path = scope.ledger.path
-        taken: Snapshot = await self.run(lambda: take_snapshot(path, address, coll, self.directory))
-        try:
-            if taken.seq > scope.released:
-                await self.settled(address)
-        except BaseException:
-            taken.close()
-            raise
-        return taken
 
     async def settled(self, address: Address) -> None:
         """Wait until everything committed so far is released."""
@@ -293,7 +285,8 @@ class Host:
             if not create:
                 return None
             ledger = self._create_ledger(path, address, policy)
-        scope = Scope(address, ledger, policy, self, self.taps.get(address, []))
+        dialect = self._dialect_named(ledger.header.dialect)
+        scope = Scope(address, ledger, policy, self, self.taps.get(address, []), dialect)
         if create or address in self.taps:
             self.taps[address] = scope.taps
         self.open_scopes[address] = scope
@@ -309,13 +302,18 @@ class Host:
         except Unfinished:
             return None
 
+    def _dialect_named(self, name: str) -> Dialect:
+        return self.settings.dialects.get(name) or dialect_named(name)
+
     def _create_ledger(self, path: Path, address: Address, policy: ScopePolicy) -> Ledger:
         self._make_room()
         self.index.add(address, path)
         self._barrier.mark(self.index)
+        dialect = self._dialect_named(dialect_name_of(address.scope))
         return Ledger.create(
-            path, address, dialect=DEFAULT_DIALECT, epoch=ids.new_id(), at=self.now_ms(),
-            materialize=policy.materialize, sync=not self._barrier.whole_filesystem,
+            path, address, dialect=dialect.name, epoch=ids.new_id(), at=self.now_ms(),
+            materialize=policy.materialize or dialect.needs_rows,
+            sync=not self._barrier.whole_filesystem,
         )  # fmt: skip
 
     def _make_room(self) -> None:

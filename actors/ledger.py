@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -24,7 +24,7 @@ from actors.dedupe import WINDOW_AGE_MS, WINDOW_MAX
 from actors.header import Header, read_header
 from actors.rows import Key, Row
 from actors.schema import migrate, template
-from actors.types import Address, Duplicate, Entry, Retention
+from actors.types import Address, Bounds, Duplicate, Entry, EntryPage, Retention
 from infra.errors import StorageError
 from infra.sqlite import Handle, open_writer, storage_error, transaction
 
@@ -51,6 +51,12 @@ _JOINED = (
     "SELECT max(seq), group_concat(body) FROM"
     " (SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?)"
 )
+VISIBLE_SCAN_MAX = 20_000  # entries looked at for one page of a reader's groups
+_VISIBLE = (
+    "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags FROM entries"
+    " WHERE seq>? AND seq<=? AND (grp IS NULL OR grp IN (SELECT value FROM json_each(?)))"
+    " ORDER BY seq LIMIT ?"
+)
 
 
 class Write(msgspec.Struct):
@@ -66,6 +72,7 @@ class Write(msgspec.Struct):
     alarms: list[tuple[str, int, str | None, int]] = []  # (name, due_at, payload, attempts)
     alarms_done: list[tuple[str, int]] = []  # (name, due_at as it was when it ran)
     forget: bool = False  # drop dedupe rows that are too old or too many
+    ddl: Sequence[str] = ()  # tables, indexes and views of the dialect that the file lacks
     floor: int | None = None
     clock: str | None = None
 
@@ -151,6 +158,8 @@ class Ledger:
         new = self._advanced(write)
         with transaction(self._db):
             self._write_header(new, write.at)  # first: a stale owner is told so by name
+            for statement in write.ddl:
+                self._db.execute(statement)
             self._insert_entries(write.entries)
             self._write_rows(write)
             self._write_rest(write)
@@ -252,8 +261,11 @@ class Ledger:
             (floor,),
         ).fetchone()
         db.execute(
-            "INSERT OR REPLACE INTO dedupe(id, seq, count, outcome, at)"
-            " SELECT cause, seq, 1, NULL, at FROM entries WHERE seq<=? AND cause IS NOT NULL",
+            "INSERT INTO dedupe(id, seq, count, outcome, at)"
+            " SELECT cause, seq, 1, NULL, at FROM entries WHERE seq<=? AND cause IS NOT NULL"
+            # What a commit stored as the answer stays; a row of an older use goes.
+            " ON CONFLICT(id) DO UPDATE SET seq=excluded.seq, count=1, outcome=NULL,"
+            " at=excluded.at WHERE dedupe.seq<>excluded.seq",
             (floor,),
         )
         db.execute("DELETE FROM entries WHERE seq<=?", (floor,))
@@ -305,10 +317,30 @@ class Ledger:
             " FROM entries WHERE seq>? AND seq<=? ORDER BY seq",
             (after, upto),
         )
-        return [
-            Entry(seq, at, kind, cause, body, len(body.encode()), None, *rest)
-            for seq, at, kind, cause, body, *rest in rows
-        ]
+        return [_entry(values) for values in rows]
+
+    @_guarded
+    def visible(
+        self, after: int, bounds: Bounds, groups: str, *, entries_max: int, bytes_max: int
+    ) -> EntryPage:
+        """Entries of no group or of one in `groups`, a JSON list; up to the head of `bounds`."""
+        upto = min(
+            bounds.head, after + VISIBLE_SCAN_MAX
+        )  # few may be visible: do not scan for ever
+        found: list[Entry] = []
+        size = 0
+        for values in self._db.execute(_VISIBLE, (after, upto, groups, entries_max)):
+            size += len(values[4])
+            if found and size > bytes_max:
+                return EntryPage(found[-1].seq, found, bounds)
+            found.append(_entry(values))
+        return EntryPage(found[-1].seq if len(found) == entries_max else upto, found, bounds)
+
+    @_guarded
+    def schema(self) -> dict[str, str]:
+        """The tables, indexes and views of the file: name to SQL."""
+        rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return dict(rows.fetchall())
 
     @_guarded
     def row(self, coll: str, id: str) -> Row | None:
@@ -353,6 +385,8 @@ class Ledger:
         if found is None or found[0] != seq:  # a row of an older use, beyond the window
             found = (seq, 1, None)
         first, count, outcome = found
+        if not count:
+            return Duplicate(first, 0, outcome)
         body = self._db.execute("SELECT body FROM entries WHERE seq=?", (first,)).fetchone()
         return Duplicate(first, count, outcome, None if body is None else body[0])
 
@@ -451,15 +485,10 @@ def _write_template(path: Path, sync: bool) -> None:
 
 def _full_values(e: Entry) -> tuple[Any, ...]:
     return (
-        e.seq,
-        e.at,
-        e.kind,
-        e.cause,
-        e.body,
-        e.origin,
-        e.ref,
-        e.grp,
-        e.stamp1,
-        e.stamp2,
-        e.flags,
-    )
+        e.seq, e.at, e.kind, e.cause, e.body, e.origin, e.ref, e.grp, e.stamp1, e.stamp2, e.flags
+    )  # fmt: skip
+
+
+def _entry(values: tuple[Any, ...]) -> Entry:
+    seq, at, kind, cause, body, *rest = values
+    return Entry(seq, at, kind, cause, body, len(body.encode()), None, *rest)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from actors.dedupe import DedupeWindow
-from actors.dialects import dialect_named
+from actors.dedupe import DedupeWindow, Notes, noted
+from actors.dialects import Dialect, Schema, dialect_named
+from actors.folding import choose_rows
 from actors.ledger import Ledger, StaleOwner, Write
 from actors.mailbox import Mailbox, Request
 from actors.retention import Trimmer
-from actors.rows import Key, Overlay, Row, RowCache, must_store
+from actors.rows import Key, Overlay, Row, RowCache
 from actors.types import (
     Address,
     Appended,
@@ -30,6 +31,7 @@ from actors.types import (
     Draft,
     Duplicate,
     Entry,
+    EntryPage,
     Outcome,
     Page,
     Refusal,
@@ -65,6 +67,7 @@ class _Waiting(msgspec.Struct):
     at: int
     bodies: list[str]
     requests: list[Request]
+    entries: list[Entry]  # empty where the dialect's followers do with bodies
 
 
 class Tally(Protocol):
@@ -94,8 +97,9 @@ class Scope:
     """The actor. Every method is called on the loop thread."""
 
     def __init__(
-        self, address: Address, ledger: Ledger, policy: ScopePolicy, shell: Shell, taps: list[Tap]
-    ) -> None:
+        self, address: Address, ledger: Ledger, policy: ScopePolicy, shell: Shell, taps: list[Tap],
+        dialect: Dialect | None = None,
+    ) -> None:  # fmt: skip
         self.address = address
         self.taps = taps
         self.lent = False
@@ -106,7 +110,7 @@ class Scope:
         self.used_at = shell.now_ms()
         self.released = ledger.header.head
         self._ledger = ledger
-        self._dialect = dialect_named(ledger.header.dialect)
+        self._dialect = dialect or dialect_named(ledger.header.dialect)
         self._trimmer = Trimmer(ledger.retention(policy.retention))
         self._shell = shell
         self._mailbox = Mailbox()
@@ -122,6 +126,8 @@ class Scope:
         self._error: HoldfastError | None = None
         self._bounds: Bounds | None = None
         self._before: Bounds | None = None  # while a new epoch is not durable yet
+        if self._dialect.schema is not None:
+            self._extend_schema(self._dialect.schema)
         if ledger.unfolded():
             self._recover()
 
@@ -164,12 +170,8 @@ class Scope:
         """The released entries after a cursor. Not while `lent`."""
         self.used_at = self._shell.now_ms()
         bounds = self.bounds
-        if self._before is not None:
-            return Resync("epoch_changed", bounds)  # the old entries are gone already
-        if after < bounds.floor:
-            return Resync("below_floor", bounds)
-        if after > bounds.head:
-            return Resync("ahead_of_head", bounds)
+        if (resync := self._resync(after)) is not None:
+            return resync
         if after == bounds.head:
             return Page(after + 1, after, [], "", bounds)
         if joined and self._ledger.header.body_max * entries_max <= bytes_max:
@@ -180,6 +182,28 @@ class Scope:
         if joined:
             return Page(after + 1, rows[-1][0], [], ",".join(bodies), bounds)
         return Page(after + 1, rows[-1][0], bodies, "", bounds)
+
+    def _resync(self, after: int) -> Resync | None:
+        bounds = self.bounds
+        if self._before is not None:
+            return Resync("epoch_changed", bounds)  # the old entries are gone already
+        if after < bounds.floor:
+            return Resync("below_floor", bounds)
+        return Resync("ahead_of_head", bounds) if after > bounds.head else None
+
+    def visible(
+        self, after: int, groups: str, *, entries_max: int, bytes_max: int
+    ) -> EntryPage | Resync:
+        """As `read`, whole entries: those without a group and those of `groups` (a JSON list)."""
+        self.used_at = self._shell.now_ms()
+        return self._resync(after) or self._ledger.visible(
+            after, self.bounds, groups, entries_max=entries_max, bytes_max=bytes_max
+        )
+
+    def rows(self, keys: Sequence[Key]) -> list[Row | None]:
+        """The rows as last committed, which may be ahead of `released`. Not while `lent`."""
+        self.used_at = self._shell.now_ms()
+        return [self._rows.get(key) for key in keys]
 
     # -- the turn: everything that waits becomes one transaction -------------------------------
 
@@ -228,13 +252,14 @@ class Scope:
         header = self._ledger.header
         overlay = Overlay(self._rows, at=at)
         causes: dict[str, int] = {}
+        notes: Notes = {}
         entries: list[Entry] = []
         plan_one = self._plan_one
         for request in requests:
             request.outcomes = [
-                plan_one(draft, overlay, entries, causes, at) for draft in request.drafts
+                plan_one(draft, overlay, entries, causes, notes, at) for draft in request.drafts
             ]
-        write = self._write(requests, overlay, entries, at)
+        write = self._write(requests, overlay, entries, notes, at)
         if write is not None:
             changed = dict(overlay.batch)
             self._ledger.commit(write)
@@ -252,15 +277,19 @@ class Scope:
             self._shell.mark(self)
         bodies = [entry.body for entry in entries]
         self._waiting.append(
-            _Waiting(header.head + 1, self.head, self.position, at, bodies, requests)
-        )
+            _Waiting(
+                header.head + 1, self.head, self.position, at, bodies, requests,
+                entries if self._dialect.whole_entries else [],
+            )
+        )  # fmt: skip
         if write is None and self._passed >= self.position:
             for reply in self.release(self.position):
                 reply.flush()
 
     def _plan_one(
-        self, draft: Draft, overlay: Overlay, entries: list[Entry], causes: dict[str, int], at: int
-    ) -> Outcome:
+        self, draft: Draft, overlay: Overlay, entries: list[Entry], causes: dict[str, int],
+        notes: Notes, at: int,
+    ) -> Outcome:  # fmt: skip
         head = entries[-1].seq if entries else self._ledger.header.head
         try:
             if draft.make is not None:
@@ -268,8 +297,9 @@ class Scope:
             cause = draft.cause
             seq = causes.get(cause)
             if seq is not None:  # earlier in this very batch
-                body = next(e.body for e in entries if e.seq == seq)
-                return Duplicate(seq, body=body)
+                _, _, count, outcome = notes.get(cause, (cause, seq, 1, None))
+                body = next(e.body for e in entries if e.seq == seq) if count else None
+                return Duplicate(seq, count, outcome, body)
             assert self._window is not None
             seq = self._window.get(cause)
             if seq is not None:
@@ -277,7 +307,7 @@ class Scope:
                 return self._ledger.recall(cause, seq)
             if draft.expect is not None and draft.expect != head:
                 return Rejected("conflict", f"expected head {draft.expect}, it is {head}")
-            planned = self._dialect.plan(draft, head + 1, at)
+            planned = self._dialect.plan(draft, head + 1, at, overlay)
             if self._ledger.header.materialize:
                 for entry in planned:
                     self._dialect.apply(overlay, entry)
@@ -296,47 +326,27 @@ class Scope:
             return Rejected("internal", "the draft could not be planned", error=error)
         overlay.accept()
         entries.extend(planned)
-        causes[cause] = head + 1
-        return Appended(head + 1, entries[-1].seq)
+        if len(planned) == 1 and draft.outcome is None and cause:
+            causes[cause] = head + 1
+            return Appended(head + 1, head + 1)
+        return noted(draft, head, len(planned), causes, notes)
 
     def _write(
-        self, requests: list[Request], overlay: Overlay, entries: list[Entry], at: int
+        self, requests: list[Request], overlay: Overlay, entries: list[Entry], notes: Notes, at: int
     ) -> Write | None:
-        write = Write(at, entries, cleared=overlay.cleared)
+        write = Write(at, entries, cleared=overlay.cleared, dedupe=list(notes.values()))
         for request in requests:
             if request.alarms or request.alarms_done:
                 write.alarms = write.alarms + request.alarms
                 write.alarms_done = write.alarms_done + request.alarms_done
         write.floor = self._trimmer.new_floor(self._ledger, len(entries), at)
-        self._choose_rows(write, overlay)
-        if not (entries or write.alarms or write.alarms_done or write.floor is not None):
+        choose_rows(write, overlay, self._rows.lagging, self.head)
+        kept = write.floor is None and not (write.alarms or write.alarms_done)
+        if kept and not (entries or overlay.batch or write.dedupe):
             return None
         if self._forget:
             write.forget, self._forget = True, False
         return write
-
-    def _choose_rows(self, write: Write, overlay: Overlay) -> None:
-        """Which rows go into the file now, and which big ones lag behind (docs/ledger.md)."""
-        head = write.entries[-1].seq if write.entries else self.head
-        rows: dict[Key, Row | None] = {}
-        for key, row in overlay.batch.items():
-            if row is None or must_store(row, head):
-                rows[key] = row
-            else:
-                write.unfolded[key] = row.stored
-        for key, row in self._rows.lagging.items():
-            if key in overlay.batch or key[0] in overlay.cleared:
-                continue
-            behind = write.floor is not None and row.stored < write.floor
-            if behind or must_store(row, head):
-                rows[key] = overlay.batch[key] = msgspec.structs.replace(row)
-        if write.floor is not None:
-            for key in [key for key, stored in write.unfolded.items() if stored < write.floor]:
-                del write.unfolded[key]
-                rows[key] = overlay.batch[key]
-        write.rows = rows
-        lagging = self._rows.lagging
-        write.folded = [key for key in rows if key in lagging] if lagging else []
 
     # -- release --------------------------------------------------------------------------------
 
@@ -359,13 +369,15 @@ class Scope:
         bounds = self.bounds
         touched: dict[Reply, None] = {}
         bodies: list[str] = []
+        entries: list[Entry] = []
         for batch in done:
             bodies.extend(batch.bodies)
+            entries.extend(batch.entries)
             for request in batch.requests:
                 request.reply.settle(request.tag, request.outcomes, bounds)
                 touched[request.reply] = None
         if bodies and self.taps:
-            released = Batch(done[0].first, done[-1].last, bodies, bounds)
+            released = Batch(done[0].first, done[-1].last, bodies, bounds, entries)
             for tap in tuple(self.taps):
                 tap.deliver(released)
         if self._mailbox:
@@ -420,6 +432,14 @@ class Scope:
 
     # -- recovery and end -----------------------------------------------------------------------
 
+    def _extend_schema(self, schema: Schema) -> None:
+        """Give the file what the dialect wants besides the tables every file has."""
+        missing = schema(self._ledger.schema())
+        if missing:
+            self._ledger.commit(Write(self._shell.now_ms(), ddl=missing))
+            self.position += 1
+            self._shell.mark(self)
+
     def _recover(self) -> None:
         """After a crash: fold the tails of rows that lagged behind, and store them."""
         lagging = self._ledger.unfolded()
@@ -463,7 +483,7 @@ class Scope:
         self.position += 1
         self._rows = RowCache(self._ledger.row)
         self._window = DedupeWindow([])
-        self._waiting.append(_Waiting(self.head + 1, self.head, self.position, at, [], []))
+        self._waiting.append(_Waiting(self.head + 1, self.head, self.position, at, [], [], []))
         self._shell.mark(self)
 
     def _show_new_epoch(self) -> None:

@@ -24,6 +24,7 @@ FUNCTION_LINES_MAX = 70
 STORE: set[str] = {
     "actors/index.py",
     "actors/ledger.py",
+    "actors/scan.py",
     "actors/schema.py",
     "actors/snapshot.py",
     "infra/sqlite.py",
@@ -35,6 +36,7 @@ SHELL: set[str] = {
     "actors/host.py",
     "actors/reply.py",
     "actors/scope.py",
+    "actors/state.py",
     "edge/admin.py",
     "edge/app.py",
     "edge/application.py",
