@@ -72,6 +72,10 @@ class Reader:
         """At most LIST_ROWS_MAX rows, in memory."""
         return self._db.execute(sql, params).fetchmany(LIST_ROWS_MAX)
 
+    def write(self, data: bytes) -> None:
+        """Spool the bytes."""
+        self.spool.write(data)
+
     def copy(self, sql: str, params: Params = ()) -> int:
         """Spool the first column (text) of every row; how many there were.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from actors.dialects.asterql.plan import AsterqlDialect
+from actors.dialects.stratasync.plan import StrataDialect
 from actors.rows import Key, Overlay
 from actors.types import Draft, Entry
 from infra.errors import FileRefused
@@ -49,7 +50,10 @@ class Dialect(Protocol):
         """Fold the entry into the rows. Raises Refusal."""
 
 
-_DIALECTS: dict[str, Dialect] = {"asterql": AsterqlDialect()}
+_DIALECTS: dict[str, Dialect] = {
+    "asterql": AsterqlDialect(),
+    "stratasync": StrataDialect(),
+}
 
 
 def dialect_named(name: str) -> Dialect:
