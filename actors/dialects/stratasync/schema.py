@@ -95,18 +95,16 @@ def _for_model(model: SyncModel, found: Mapping[str, str]) -> list[str]:
     keys = indexes(model)
     wanted += [sql for name, sql in keys.items() if name not in found]
     for name, sql in found.items():
-        if name.startswith(f"{model.view}_by_") and name not in keys and " INDEX " in sql[:20]:
-            if f"coll='{model.name}'" in sql:
-                wanted.append(f'DROP INDEX "{name}"')
+        ours = name.startswith(f"{model.view}_by_") and f"coll='{model.name}'" in sql
+        if ours and name not in keys and sql.startswith("CREATE INDEX"):
+            wanted.append(f'DROP INDEX "{name}"')
     return wanted
 
 
 def _check_change(model: SyncModel, held: str) -> None:
     shape = _SHAPE.search(held)
     if shape is None:
-        raise FileRefused(
-            f"{model.view!r} is not a view of this server; set table= of {model.name}"
-        )
+        raise FileRefused(f"{model.view!r} is no view of this server; set table= of {model.name}")
     old, new = msgspec.json.decode(shape.group(1)), _shape(model)
     for what, word in (("group", "group_key"), ("id", "id_field"), ("key", "delete_key")):
         if old.get(what) != new[what]:

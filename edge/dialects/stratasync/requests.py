@@ -14,7 +14,6 @@ import msgspec
 
 from actors.dialects.stratasync.models import ACTIONS
 from actors.dialects.stratasync.reads import Lookup
-from infra import limits
 from infra.errors import ProtocolError
 
 _DIGITS = re.compile(r"[0-9]+")
@@ -25,6 +24,7 @@ ID_CHARS_MAX: Final = 1000  # clientId, clientTxId, modelId, modelName, batchId
 DELTAS_DEFAULT: Final = 1000
 DELTAS_MAX: Final = 5000
 DETAILS_MAX: Final = 100
+DIGITS_MAX: Final = 100
 GROUPS_ASKED_MAX: Final = 10_000
 
 
@@ -149,9 +149,8 @@ class _Query:
 
 
 def _number(digits: str) -> int:
-    """The number; what is far beyond every head is brought into reach of an integer."""
-    digits = digits.lstrip("0") or "0"
-    return int(digits) if len(digits) <= 19 else 10**19
+    """The number, or one beyond every head."""
+    return int(digits) if len(digits) <= DIGITS_MAX else 10**DIGITS_MAX
 
 
 def bootstrap_ask(values: Mapping[str, Sequence[str]]) -> BootstrapAsk:
@@ -313,4 +312,4 @@ def subscribe_ask(frame: dict[str, Any]) -> Subscribe | None:
         return None
     if len(groups) > GROUPS_ASKED_MAX:
         return None
-    return Subscribe(token, min(_number(after), limits.INTEGER_MAX), tuple(groups))
+    return Subscribe(token, _number(after), tuple(groups))
