@@ -16,6 +16,21 @@ from actors.dialects.asterql.patches import (
     PatchError,
     apply_entity_patches,
 )
+from actors.dialects.stratasync.ids import (
+    create_composite_sync_id,
+)
+from actors.dialects.stratasync.models import (
+    MODEL_ID,
+    Actor,
+    Bootstrap,
+    Change,
+    Composite,
+    CompositeCursor,
+    Field,
+    SimpleCursor,
+    Standard,
+    SyncModel,
+)
 from edge.application import (
     Alarm,
     Application,
@@ -68,6 +83,20 @@ from edge.dialects.asterql.views import (
     ViewResult,
     view_id,
 )
+from edge.dialects.stratasync.auth import (
+    StrataAuth,
+    User,
+    auth,
+)
+from edge.dialects.stratasync.database import (
+    StrataDatabase,
+    StrataRefused,
+)
+from edge.dialects.stratasync.declared import (
+    SocketContext,
+    SocketHooks,
+    StrataSocket,
+)
 from edge.version import VERSION as __version__
 from infra.errors import (
     AuthError,
@@ -76,13 +105,19 @@ from infra.errors import (
 )
 
 __all__ = [
+    "MODEL_ID",
     "Action",
+    "Actor",
     "ActorSyncLedger",
     "Alarm",
     "Allow",
     "Application",
     "AuthError",
     "BelowFloor",
+    "Bootstrap",
+    "Change",
+    "Composite",
+    "CompositeCursor",
     "Config",
     "ConfigError",
     "Credentials",
@@ -90,6 +125,7 @@ __all__ = [
     "Decision",
     "Deny",
     "EntityStore",
+    "Field",
     "Grant",
     "HoldfastError",
     "HubConnection",
@@ -103,19 +139,31 @@ __all__ = [
     "Published",
     "ScopeCursors",
     "ScopeView",
+    "SimpleCursor",
     "SnapshotInfo",
+    "SocketContext",
+    "SocketHooks",
     "SqliteSyncLedger",
+    "Standard",
+    "StrataAuth",
+    "StrataDatabase",
+    "StrataRefused",
+    "StrataSocket",
     "Subscription",
     "SyncBus",
     "SyncClient",
     "SyncError",
     "SyncHub",
+    "SyncModel",
     "SyncScopeLedger",
+    "User",
     "View",
     "ViewContext",
     "ViewResult",
     "__version__",
     "apply_entity_patches",
+    "auth",
+    "create_composite_sync_id",
     "create_entity_key",
     "create_scope_key",
     "follow_scope",

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from edge import admin
 from edge.dialects.asterql import http as asterql
+from edge.dialects.stratasync import http as stratasync
 from edge.metrics import render
 from edge.openapi import document
 from edge.requests import SERVER, answer_errors, cors, server_of
@@ -49,6 +50,8 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/holdfast.js", _module)
     asterql.add_routes(app)
     admin.add_routes(app)
+    if server.strata is not None:
+        stratasync.add_routes(app, server.strata)
     return app
 
 
@@ -75,7 +78,8 @@ async def _version(request: web.Request) -> web.Response:
             "version": VERSION,
             "python": platform.python_version(),
             "sqlite": SQLITE_VERSION,
-            "dialects": ["asterql"],
+            "dialects": ["asterql"]
+            + (["stratasync"] if server_of(request).strata is not None else []),
         }
     )
 

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from actors.dialects import Dialect
+from actors.dialects.stratasync.models import SyncModel
+from actors.dialects.stratasync.plan import StrataDialect
 from edge.auth import Authenticate, Authorize, resolve
+from edge.dialects.stratasync.auth import StrataAuth
+from edge.dialects.stratasync.database import StrataDatabase
+from edge.dialects.stratasync.declared import Declared, SocketHooks
 from infra.errors import ConfigError
 
 A = TypeVar("A", bound=Authenticate)
@@ -79,6 +85,8 @@ class Runtime(Protocol):
         self, tenant: str, scope: str, envelope: Envelope | EnvelopeFactory
     ) -> Published: ...
 
+    def strata(self, name: str, tenant: str) -> StrataDatabase: ...
+
 
 class Application:
     """Hooks, views and handlers of one deployment; `holdfast serve app:app` loads it."""
@@ -88,6 +96,7 @@ class Application:
         self.authorizer: Authorize | None = None
         self.alarm_handlers: dict[str, AlarmHandler] = {}
         self.views: dict[str, RegisteredView] = {}
+        self.declared_strata: Declared | None = None
         self._start_hooks: list[Hook] = []
         self._stop_hooks: list[Hook] = []
         self._runtime: Runtime | None = None
@@ -132,6 +141,32 @@ class Application:
         if view.id in self.views:
             raise ConfigError(f"view {view.id!r} is registered twice")
         self.views[view.id] = view
+
+    def stratasync(
+        self, *, models: Iterable[SyncModel], auth: StrataAuth, hooks: SocketHooks | None = None,
+        root: str | None = None,
+    ) -> None:  # fmt: skip
+        """Serve StrataSync clients at `/strata/{name}/sync`; docs/stratasync.md.
+
+        `root` is the database that `/sync` stands for as well, where there is only one. Raises
+        ConfigError for a declaration that cannot work, and when called twice.
+        """
+        if self.declared_strata is not None:
+            raise ConfigError("stratasync is registered twice")
+        self.declared_strata = Declared(tuple(models), auth, hooks or SocketHooks(), root)
+
+    def dialects(self) -> dict[str, Dialect]:
+        """For the server: the dialects this application configures, by name."""
+        if self.declared_strata is None:
+            return {}
+        dialect = StrataDialect(self.declared_strata.registry)
+        return {dialect.name: dialect}
+
+    def strata(self, name: str, *, tenant: str = "default") -> StrataDatabase:
+        """The server's own access to a StrataSync database."""
+        if self.declared_strata is None:
+            raise ConfigError("no models are declared; call app.stratasync(...) first")
+        return self._bound().strata(name, tenant)
 
     def bind(self, runtime: Runtime | None) -> None:
         """For the server: make the calls below work; None unbinds."""

@@ -84,7 +84,10 @@ class Feed:
 class Feeds:
     """The feeds of one edge: opened with a scope's first reader, closed with its last."""
 
-    def __init__(self, port: Port, project: Callable[[str, Batch, bool], Frames]) -> None:
+    def __init__(
+        self, port: Port, project: Callable[[str, Batch, bool], Frames], make: type[Feed] = Feed
+    ) -> None:
+        self._make = make
         self._port = port
         self._project = project
         self._feeds: dict[Address, Feed] = {}
@@ -101,7 +104,7 @@ class Feeds:
         """The scope's feed, with one reader more; `leave` it once."""
         feed = self._feeds.get(address)
         if feed is None:
-            fresh = Feed(address, self._project)
+            fresh = self._make(address, self._project)
             bounds = await self._port.subscribe(address, fresh)
             feed = self._feeds.get(address)
             if feed is None:

@@ -31,6 +31,9 @@ from edge.config import Config
 from edge.dialects.asterql.connection import Connection
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
+from edge.dialects.stratasync.connection import StrataConnection
+from edge.dialects.stratasync.database import StrataDatabase
+from edge.dialects.stratasync.service import StrataService
 from edge.problems import Problem
 from edge.requests import PeerFaults
 from edge.runtime import Runtime
@@ -71,7 +74,12 @@ class Server:
         self.views: dict[str, Any] = dict(application.views)
         self.host = Host(
             Path(config.data_dir),
-            HostSettings(policy=self._policy, idle_s=config.idle_s, open_max=self.open_max),
+            HostSettings(
+                policy=self._policy,
+                idle_s=config.idle_s,
+                open_max=self.open_max,
+                dialects=application.dialects(),
+            ),
             on_alarm=self._ring if application.alarm_handlers else None,
         )
         self.runtime = Runtime(
@@ -83,7 +91,12 @@ class Server:
             frame_bytes_max=config.frame_bytes_max, compression=config.compression,
             monotonic=clock.monotonic,
         )  # fmt: skip
-        self.connections: set[Connection] = set()
+        self.strata = (
+            None
+            if application.declared_strata is None
+            else StrataService(application.declared_strata, self.host)
+        )
+        self.connections: set[Connection | StrataConnection] = set()
         self.held_views = HeldViews(clock.monotonic)
         self.started_at = clock.monotonic()
         self._budgets: dict[tuple[str, str, PublishLimits], tuple[Budget, Budget]] = {}
@@ -141,6 +154,8 @@ class Server:
         await self._sockets_end()
         await self._tasks.aclose()
         await self.runtime.tasks.aclose()
+        if self.strata is not None:
+            await self.strata.aclose()
         with contextlib.suppress(ExceptionGroup):
             await self.application.stop()
         self.application.bind(None)
@@ -307,6 +322,11 @@ class _Bound:
 
     async def cancel_alarm(self, tenant: str, scope: str, name: str) -> bool:
         return await self._server.host.cancel_alarm(Address(tenant, scope), name)
+
+    def strata(self, name: str, tenant: str) -> StrataDatabase:
+        service = self._server.strata
+        assert service is not None  # the application knows whether it has declared one
+        return service.database(name, tenant)
 
     async def publish(self, tenant: str, scope: str, envelope: Any) -> Published:
         make = envelope if callable(envelope) else lambda _seq: envelope

@@ -83,11 +83,13 @@ class Socket(asyncio.Protocol):
     __slots__ = (
         "_accepted", "_closing_at", "_deaf", "_deflate", "_drained", "_fd", "_message", "_rest",
         "_settings", "_stalled_at", "_transport", "_written", "congested", "heard_at", "session",
+        "silent_close",
     )  # fmt: skip
 
     def __init__(self, settings: SocketSettings, deflate: bool) -> None:
         self.session: Session | None = None
         self.congested = False
+        self.silent_close: tuple[int, str] | None = None  # where the dialect has its own
         self.heard_at = settings.monotonic()
         self._settings = settings
         self._deflate = deflate
@@ -304,7 +306,7 @@ class Socket(asyncio.Protocol):
         if self._stalled(transport.get_write_buffer_size(), now) > stall_s:
             self.close(SLOW_CONSUMER, f"no byte accepted for {stall_s:.0f} s")
         elif now - self.heard_at > silence_s:
-            self.close(NO_FRAME, f"no frame for {silence_s:.0f} s")
+            self.close(*(self.silent_close or (NO_FRAME, f"no frame for {silence_s:.0f} s")))
         elif now - self.heard_at > silence_s * 0.4:
             self._write(wire.control_frame(wire.PING))
 

@@ -49,6 +49,7 @@ class Mutation(msgspec.Struct, kw_only=True):
 
     `groups` are those the application's resolver gives the user. `data` is what a before-hook made
     of it, `rev` the row's revision it was made for (0: there was no row); None without a hook.
+    `written` is set by the plan: the data as stored.
     """
 
     action: str
@@ -59,6 +60,7 @@ class Mutation(msgspec.Struct, kw_only=True):
     groups: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
     rev: int | None = None
+    written: dict[str, Any] | None = None
 
 
 class Membership(msgspec.Struct, kw_only=True):
@@ -212,6 +214,8 @@ class StrataDialect:
     # -- plan --------------------------------------------------------------------------------
 
     def plan(self, draft: Draft, seq: int, at: int, rows: Overlay) -> Sequence[Entry]:
+        if draft.kind == "probe":  # asks whether the cause is known: here it is not
+            raise refuse("not written before", "probe")
         match draft.data:
             case Mutation() as mutation:
                 return self._mutate(draft, mutation, seq, at, rows)
@@ -234,8 +238,11 @@ class StrataDialect:
                 raise refuse("the row has changed since the hook saw it", "stale")
             if mutation.data is not None:
                 data = mutation.data
+        mutation.written = data
         target = _moved_to(found, mutation, data, rows)
         model, group = found.model, found.group
+        if mutation.action == "I" and mutation.data is not None and group not in (None, found.id):
+            group = _named_group(data.get(model.group_key or ""))  # a hook may choose another
         ref = f"{model.name}:{found.id}"
         if target is not None:
             assert found.row is not None

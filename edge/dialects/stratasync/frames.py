@@ -1,4 +1,5 @@
-"""Sync actions, socket frames and error bodies as JSON text (stratasync.md sections 3, 4.3, 8). Pure.
+"""Sync actions, socket frames and error bodies as JSON text (stratasync.md sections 3, 4, 8).
+Pure.
 
 Ids are strings of digits everywhere; clients throw on numbers. Bodies of entries are spliced in as
 they are stored.

@@ -1,4 +1,4 @@
-"""What clients ask over HTTP and in subscribe frames, checked (stratasync.md sections 3 to 5). Pure.
+"""What clients ask over HTTP and in subscribe frames, checked (stratasync.md sections 3 to 5).
 
 A request that breaks the rules becomes one `Invalid` with every problem found, in the words of the
 original. Keys nobody declared are ignored.
