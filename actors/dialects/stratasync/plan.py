@@ -137,7 +137,9 @@ def _locate(model: SyncModel, mutation: Mutation, row_of: Any) -> tuple[str, Row
     try:
         id = model.canonical_id(mutation.id, mutation.payload, deleting=deleting)
     except Exception as error:  # the application's compute_id, given whatever a client sent
-        raise refuse(f"Invalid mutation: no id for this {model.name}") from error
+        if mutation.action == "I":
+            raise refuse(f"Invalid mutation: no id for this {model.name}") from error
+        id = mutation.id
     row = row_of(model.name, id)
     if row is None and deleting and id != mutation.id:
         row = row_of(model.name, mutation.id)

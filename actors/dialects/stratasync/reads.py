@@ -192,9 +192,9 @@ def line_sql(model: SyncModel) -> str:
     """An SQL expression for one row's NDJSON line."""
     shown = model.bootstrap
     cursor = shown.cursor
-    own = f"_body->'$.{cursor.field}'" if isinstance(cursor, SimpleCursor) else "json_quote(_id)"
-    if isinstance(cursor, SimpleCursor) and cursor.field in ("id", model.id_field):
-        own = "json_quote(_id)"
+    own = "json_quote(_id)"
+    if isinstance(cursor, SimpleCursor) and cursor.field not in ("id", model.id_field):
+        own = f"coalesce(_body->'$.{cursor.field}', 'null')"
     parts = []
     for name in shown.fields:
         if name == "id":
@@ -266,6 +266,6 @@ def _day_sql(name: str) -> str:
     return (
         f"CASE json_type(_body, '$.{name}') WHEN 'integer' THEN CASE"
         f" WHEN (_body->>'$.{name}') % {DAY_MS} = 0 THEN _body->'$.{name}' ELSE 'null' END"
-        f" WHEN 'text' THEN CASE WHEN {text} GLOB '{_DAY_GLOB}' AND date({text}) = {text}"
+        f" WHEN 'text' THEN CASE WHEN {text} GLOB '{_DAY_GLOB}' AND date({text}, '+0 days') = {text}"
         f" THEN CAST(strftime('%s', {text}) AS INTEGER) * 1000 ELSE 'null' END ELSE 'null' END"
     )

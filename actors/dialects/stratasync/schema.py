@@ -46,7 +46,7 @@ def view_sql(model: SyncModel) -> str:
     columns = list(model.columns)
     if model.id_field is not None:
         columns.insert(0, model.id_field)
-    listed = "".join(f", body->>'$.{name}' AS \"{name}\"" for name in columns)
+    listed = "".join(f", json_extract(body, '$.{name}') AS \"{name}\"" for name in columns)
     shape = msgspec.json.encode(_shape(model)).decode()
     return (
         f'CREATE VIEW "{model.view}" AS /* shape {shape} */'
@@ -69,7 +69,7 @@ def indexes(model: SyncModel) -> dict[str, str]:
 
 def key_text(key: str, body: str = "body") -> str:
     """A column's value as text, as the indexes have it."""
-    return f"CAST({body}->>'$.{key}' AS TEXT)"
+    return f"CAST(json_extract({body}, '$.{key}') AS TEXT)"
 
 
 def _shape(model: SyncModel) -> dict[str, Any]:
