@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -218,7 +219,7 @@ class Strata:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **self._headers()}
         url = url_of(self.server, self.base + path)
-        async with self.session.post(url, data=data, headers=headers, **options) as answer:
+        async with self.session.post(url, data=BytesIO(data), headers=headers, **options) as answer:
             return answer.status, await answer.read()
 
     async def bootstrap(self, query: str = "") -> tuple[Json, list[Json]]:
