@@ -49,11 +49,18 @@ def choose_access(
         return Access(by_token, authorize, open_to_all=False)
     if mode == "dev" or config.insecure:
         return Access(allow_all, authorize, open_to_all=True)
+    if application.declared_strata is not None:  # which has an authentication of its own
+        return Access(_nobody, authorize, open_to_all=False)
     raise ConfigError(
         "serve needs authentication: set token_keys, register @app.authenticate, "
         "or say --insecure to let everyone do everything",
         code="insecure",
     )
+
+
+def _nobody(credentials: Credentials, /) -> None:
+    """The surfaces that a deployment has declared nobody for."""
+    return None
 
 
 def _token_or_dev(by_token: Callable[[Credentials], Principal]) -> Authenticate:

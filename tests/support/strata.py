@@ -1,4 +1,4 @@
-"""An application with StrataSync models of every sort, and a client that keeps no rule by itself."""
+"""An application with StrataSync models of every sort, and a client without rules of its own."""
 
 from __future__ import annotations
 
