@@ -340,8 +340,7 @@ class Ledger:
     def schema(self) -> dict[str, str]:
         """The tables, indexes and views of the file: name to SQL.
 
-        From here on they may use SQL's JSON functions, which SQLite 3.40 does not count as harmless.
-        Python's build has none that reaches out of the database.
+        From here on they may use JSON functions, which SQLite 3.40 does not count as harmless.
         """
         self._db.execute("PRAGMA trusted_schema=ON")
         rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")

@@ -28,10 +28,8 @@ from edge.application import Alarm, Application
 from edge.auth import Principal, PublishLimits
 from edge.budget import Budget
 from edge.config import Config
-from edge.dialects.asterql.connection import Connection
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
-from edge.dialects.stratasync.connection import StrataConnection
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
 from edge.problems import Problem
@@ -96,7 +94,7 @@ class Server:
             if application.declared_strata is None
             else StrataService(application.declared_strata, self.host)
         )
-        self.connections: set[Connection | StrataConnection] = set()
+        self.connections: set[Any] = set()  # Connection, StrataConnection
         self.held_views = HeldViews(clock.monotonic)
         self.started_at = clock.monotonic()
         self._budgets: dict[tuple[str, str, PublishLimits], tuple[Budget, Budget]] = {}

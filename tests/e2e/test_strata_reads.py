@@ -191,8 +191,8 @@ async def test_lookups_by_key_and_group(tmp_path: Path) -> None:
         rows = await ann.batch(by_task, by_id, unknown, in_ws2, firstSyncId="3")
         assert [row["id"] for row in rows] == ["c0", "c2", "c3"]
         assert [row["id"] for row in await ann.batch(in_ws1)] == ["c0", "c1", "c2", "c3"]
-        number = {"modelName": "Comment", "indexedKey": "score", "keyValue": "5"}
-        assert len(await ann.batch(number)) == 4
+        by_score = {"modelName": "Comment", "indexedKey": "score", "keyValue": "5"}
+        assert len(await ann.batch(by_score)) == 4
         refused = {"modelName": "Comment", "indexedKey": "body", "keyValue": "x"}
         assert await ann.batch(by_id, refused, by_task) == [
             {**rows[2]},

@@ -250,11 +250,11 @@ async def test_48_days_that_are_none(tmp_path: Path, value: Any) -> None:
 
 async def test_48_and_49_days_and_instants(tmp_path: Path) -> None:
     async with strata(tmp_path) as ann:
-        for number, value in enumerate((0, -86_400_000, None)):
-            await ann.insert(f"d{number}", dueOn=value)
+        for number, day in enumerate((0, -86_400_000, None)):
+            await ann.insert(f"d{number}", dueOn=day)
         rows = await ann.rows("Task")
         assert [rows[f"d{n}"]["dueOn"] for n in range(3)] == [0, -86_400_000, None]
-        wrong = ["2024-01-01T00:00:00Z", "now", {}, True]
+        wrong: list[Any] = ["2024-01-01T00:00:00Z", "now", {}, True]
         for value in wrong:
             insert = tx("INSERT", "Task", "t", {"workspaceId": "ws1", "createdAt": value})
             assert await errors_of(ann, insert) == ["Invalid instant value for createdAt"]
@@ -291,14 +291,14 @@ async def test_50_requests_out_of_shape(tmp_path: Path) -> None:
             assert found["details"] == [
                 {"field": "transactions", "message": message} for message in messages
             ]
-        for body, details in (
+        shapeless: list[tuple[Any, tuple[str, str]]] = [
             ({"transactions": [good]}, ("batchId", absent)),
             ({"batchId": "", "transactions": [good]}, ("batchId", "Batch ID is required")),
             ([], ("root", "Invalid input: expected object, received array")),
             ("x", ("root", "Invalid input: expected object, received string")),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for body, (field, message) in shapeless:
             status, answer = await ann.post("/mutate", body)
-            field, message = details
             assert json.loads(answer)["details"] == [{"field": field, "message": message}]
         for path in ("/mutate", "/batch"):
             status, answer = await ann.post(path, b"{")

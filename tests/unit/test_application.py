@@ -43,6 +43,9 @@ class FakeRuntime:
         self.calls.append(("publish", tenant, scope, envelope))
         return Stored(envelope(1) if callable(envelope) else dict(envelope))
 
+    def strata(self, name: str, tenant: str) -> Any:
+        self.calls.append(("strata", tenant, name))
+
 
 async def test_calls_reach_the_runtime() -> None:
     app, runtime = Application(), FakeRuntime()

@@ -266,6 +266,7 @@ def _day_sql(name: str) -> str:
     return (
         f"CASE json_type(_body, '$.{name}') WHEN 'integer' THEN CASE"
         f" WHEN (_body->>'$.{name}') % {DAY_MS} = 0 THEN _body->'$.{name}' ELSE 'null' END"
-        f" WHEN 'text' THEN CASE WHEN {text} GLOB '{_DAY_GLOB}' AND date({text}, '+0 days') = {text}"
+        f" WHEN 'text' THEN CASE WHEN {text} GLOB '{_DAY_GLOB}'"
+        f" AND date({text}, '+0 days') = {text}"
         f" THEN CAST(strftime('%s', {text}) AS INTEGER) * 1000 ELSE 'null' END ELSE 'null' END"
     )

@@ -24,7 +24,7 @@ _TIMES = {"date": "time", "dateNow": "time", "dateOnly": "day"}
 _FIXED: Final = {
     "rows_grp": "CREATE INDEX rows_grp ON rows(coll, grp, id) WHERE grp IS NOT NULL",
     MEMBERSHIPS: (
-        f"CREATE VIEW {MEMBERSHIPS} AS SELECT id AS userId, value AS groupId"
+        f"CREATE VIEW {MEMBERSHIPS} AS SELECT rows.id AS userId, json_each.value AS groupId"
         f" FROM rows, json_each(rows.body, '$.groups') WHERE coll='{MEMBERS}'"
     ),
 }  # fmt: skip
@@ -56,10 +56,13 @@ def view_sql(model: SyncModel) -> str:
 
 
 def indexes(model: SyncModel) -> dict[str, str]:
-    """The expression indexes of the columns that may be asked for by value."""
+    """The expression indexes of the columns that may be asked for by value.
+
+    The expression stands alone: behind `coll`, SQLite 3.40 would take the primary key instead.
+    """
     return {
         f"{model.view}_by_{key}": (
-            f'CREATE INDEX "{model.view}_by_{key}" ON rows(coll, {key_text(key)})'
+            f'CREATE INDEX "{model.view}_by_{key}" ON rows({key_text(key)})'
             f" WHERE coll='{model.name}' AND deleted=0"
         )
         for key in model.bootstrap.allowed_indexed_keys
