@@ -46,6 +46,9 @@ steps = st.one_of(
     st.tuples(st.just("repeat"), st.sampled_from(USERS), st.none()),
     st.tuples(st.just("member"), st.sampled_from(USERS), st.tuples(
         st.booleans(), st.sampled_from(GROUPS))),
+    st.tuples(st.just("burst"), st.sampled_from(USERS), st.tuples(  # all of it in one commit
+        st.lists(writes, max_size=3), st.booleans(), st.sampled_from(GROUPS),
+        st.lists(writes, max_size=3))),
     st.tuples(st.just("stall"), st.sampled_from(USERS), st.none()),
     st.tuples(st.just("drain"), st.sampled_from(USERS), st.none()),
     st.tuples(st.just("reconnect"), st.sampled_from(USERS), st.none()),
@@ -66,8 +69,11 @@ class World:
         self.feed = StrataFeed(ADDRESS, lambda *_: Frames([]))
         self.old: list[Ledger] = []
         self.open()
-        self.clients = {user: Client(self, user) for user in USERS}
         self.keys = 0
+        for user, groups in zip(USERS, ("ab", "bc", "abc"), strict=True):
+            change = Membership(user=user, add=tuple(groups))
+            self.ask(Draft(f"~/first-{user}", "member", "", 100, change))
+        self.clients = {user: Client(self, user) for user in USERS}
 
     def open(self) -> None:
         self.shell = FakeShell()
@@ -109,7 +115,7 @@ class Client:
         self.user = user
         self.replica = Replica()
         self.audience = Audience(user, [user], 0)
-        self.groups = frozenset([user])
+        self.groups = frozenset([user, *world.stored(user)])
         self.cursor = self.ahead = 0
         self.batched = self.congested = False
         self.sent: list[Draft] = []
@@ -128,9 +134,12 @@ class Client:
         seq = int(action["syncId"])
         assert not self.seen or seq > self.seen[-1], "order, and each once"
         self.seen.append(seq)
-        assert action.get("groupId") in (None, *self.audience.groups), "only what it may see"
+        assert action.get("groupId") in (None, *self.may), "only what it may see"
         if action["action"] == "G":
-            self.regroup(frozenset(action["data"]["subscribedSyncGroups"]), seq)
+            groups = frozenset(action["data"]["subscribedSyncGroups"])
+            if seq > self.known_at:
+                self.may &= groups
+            self.regroup(groups, seq)
         else:
             self.replica.apply(action)
 
@@ -141,7 +150,7 @@ class Client:
         for key, row in list(self.replica.rows.items()):
             if row.get("workspaceId") not in (None, *groups) and key[0] != "Notice":
                 del self.replica.rows[key]
-        self.stale = bool(gained)
+        self.stale = self.stale or bool(gained)
 
     def lagging(self) -> None:
         """Replays when it drains."""
@@ -164,6 +173,7 @@ class Client:
         (row,) = world.scope.rows([(MEMBERS, self.user)])
         may = frozenset([self.user, *world.stored(self.user)])
         self.audience = Audience(self.user, may & self.groups, 0 if row is None else row.seq)
+        self.may, self.known_at = self.audience.groups, self.audience.known_at
         self.cursor = self.replica.cursor
         self.seen = []
         self.replay()
@@ -203,6 +213,12 @@ def draft_of(world: World, user: str, write: Any) -> Draft:
     return Draft(f.cause_of(user, str(world.keys)), "mutate", "", 100, mutation, user)
 
 
+def member_draft(world: World, user: str, add: bool, group: str) -> Draft:
+    change = Membership(user=user, add=(group,) if add else (), remove=() if add else (group,))
+    world.keys += 1
+    return Draft(f"~/{world.keys}", "member", "", 100, change)
+
+
 def again(draft: Draft) -> Draft:
     return Draft(draft.cause, draft.kind, "", 100, draft.data, draft.origin)
 
@@ -223,9 +239,15 @@ def step(world: World, kind: str, user: str, what: Any) -> None:
             assert world.scope.head == head
         case "member":
             add, group = what
-            change = Membership(user=user, **{"add" if add else "remove": (group,)})
-            world.keys += 1
-            world.ask(Draft(f"~/{world.keys}", "member", "", 100, change))
+            world.ask(member_draft(world, user, add, group))
+        case "burst":
+            before, add, group, after = what
+            other = USERS[USERS.index(user) - 1]
+            world.ask(
+                *[draft_of(world, other, write) for write in before],
+                member_draft(world, user, add, group),
+                *[draft_of(world, other, write) for write in after],
+            )
         case "stall":
             client.congested = True
         case "drain":
@@ -241,8 +263,8 @@ def step(world: World, kind: str, user: str, what: Any) -> None:
             world.open()
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.lists(steps, max_size=40))
+@settings(max_examples=150, deadline=None)
+@given(st.lists(steps, min_size=8, max_size=50))
 def test_replicas_equal_the_servers_rows(history: list[Any]) -> None:
     with TemporaryDirectory() as directory:
         world = World(Path(directory) / "s.db")
