@@ -97,6 +97,9 @@ from edge.dialects.stratasync.declared import (
     SocketHooks,
     StrataSocket,
 )
+from edge.embed import (
+    embed,
+)
 from edge.version import VERSION as __version__
 from infra.errors import (
     AuthError,
@@ -166,6 +169,7 @@ __all__ = [
     "create_composite_sync_id",
     "create_entity_key",
     "create_scope_key",
+    "embed",
     "follow_scope",
     "hash_record_version",
     "parse_entity_key",

@@ -137,6 +137,17 @@ class Server:
         self._tasks.spawn(self._tick_forever(), name="server-tick")
         return self.info
 
+    async def open(self) -> None:
+        """Everything but listening: for an aiohttp application that has its own."""
+        await self.host.start()
+        try:
+            self.application.bind(_Bound(self))
+            await self.application.start()
+        except BaseException:
+            await self.stop()
+            raise
+        self._tasks.spawn(self._tick_forever(), name="server-tick")
+
     async def stop(self) -> None:
         """Within drain_timeout_s: answers out, sockets closed with 1001, files closed."""
         if self.runtime.stopping:

@@ -69,6 +69,7 @@ SHELL: set[str] = {
     "edge/dialects/stratasync/service.py",
     "edge/dialects/stratasync/subscription.py",
     "edge/dialects/stratasync/writes.py",
+    "edge/embed.py",
     "edge/metrics.py",
     "edge/requests.py",
     "edge/runtime.py",

@@ -138,7 +138,9 @@ def make_app(calls: Calls, *more: SyncModel, root: str | None = None) -> Applica
             raise RuntimeError("no")
         socket.join("room")
 
-    def on_message(socket: Any, message: Any, context: Any) -> None:
+    async def on_message(socket: Any, message: Any, context: Any) -> None:
+        if calls.gate is not None:
+            await calls.gate.wait()
         calls.messages.append((context.user_id, message))
         if isinstance(message, dict) and message.get("type") == "yjs_update":
             socket.broadcast("room", {**message, "from": context.user_id})
