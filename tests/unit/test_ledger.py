@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.ledger import Ledger, StaleOwner, Write
+from actors.ledger import Ledger, StaleOwner
 from actors.rows import Row
 from actors.schema import VERSION, template
 from actors.types import Address, Duplicate, Entry, Retention
+from actors.write import Write
 from infra.errors import FileRefused, StorageError
 from infra.sqlite import storage_error
 from tests.support.ledgers import ADDRESS, NOW, check_file
