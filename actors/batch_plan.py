@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-import msgspec
-
-from actors.dedupe import DedupeWindow
+from actors.dedupe import DedupeWindow, Notes, noted
 from actors.dialects import Dialect
+from actors.folding import choose_rows
 from actors.ledger import Ledger
 from actors.mailbox import Request
-from actors.rows import Key, Overlay, Row, RowCache, must_store
+from actors.rows import Overlay, RowCache
 from actors.types import Appended, Draft, Duplicate, Entry, Outcome, Refusal, Rejected
 from actors.write import Write
 from infra.errors import HoldfastError, StorageError
@@ -46,6 +45,7 @@ class BatchPlan:
         self.overlay = Overlay(rows, at=at)
         self.entries: list[Entry] = []
         self.causes: dict[str, int] = {}
+        self.notes: Notes = {}
         self._ledger = ledger
         self._dialect = dialect
         self._rows = rows
@@ -64,15 +64,16 @@ class BatchPlan:
             cause = draft.cause
             seq = causes.get(cause)
             if seq is not None:  # earlier in this very batch
-                body = next(e.body for e in entries if e.seq == seq)
-                return Duplicate(seq, body=body)
+                _, _, count, outcome = self.notes.get(cause, (cause, seq, 1, None))
+                body = next(e.body for e in entries if e.seq == seq) if count else None
+                return Duplicate(seq, count, outcome, body)
             seq = self._window.get(cause)
             if seq is not None:
                 self._counts.duplicates += 1
                 return self._ledger.recall(cause, seq)
             if draft.expect is not None and draft.expect != head:
                 return Rejected("conflict", f"expected head {draft.expect}, it is {head}")
-            planned = self._dialect.plan(draft, head + 1, self.at)
+            planned = self._dialect.plan(draft, head + 1, self.at, overlay)
             if self._materialize:
                 for entry in planned:
                     self._dialect.apply(overlay, entry)
@@ -91,41 +92,23 @@ class BatchPlan:
             return Rejected("internal", "the draft could not be planned", error=error)
         overlay.accept()
         entries.extend(planned)
-        causes[cause] = head + 1
-        return Appended(head + 1, entries[-1].seq)
+        if len(planned) == 1 and draft.outcome is None and cause:
+            causes[cause] = head + 1
+            return Appended(head + 1, head + 1)
+        return noted(draft, head, len(planned), causes, self.notes)
 
     def write(self, requests: list[Request], floor: int | None) -> Write | None:
         """The transaction for all that was accepted; None where there is nothing to write."""
-        write = Write(self.at, self.entries, cleared=self.overlay.cleared, floor=floor)
+        write = Write(
+            self.at, self.entries, cleared=self.overlay.cleared, floor=floor,
+            dedupe=list(self.notes.values()),
+        )  # fmt: skip
         for request in requests:
             if request.alarms or request.alarms_done:
                 write.alarms = write.alarms + request.alarms
                 write.alarms_done = write.alarms_done + request.alarms_done
-        self._choose_rows(write)
-        if not (self.entries or write.alarms or write.alarms_done or floor is not None):
+        choose_rows(write, self.overlay, self._rows.lagging, self._head)
+        kept = floor is None and not (write.alarms or write.alarms_done)
+        if kept and not (self.entries or self.overlay.batch or write.dedupe):
             return None
         return write
-
-    def _choose_rows(self, write: Write) -> None:
-        """Which rows go into the file now, and which big ones lag behind (docs/ledger.md)."""
-        overlay = self.overlay
-        head = write.entries[-1].seq if write.entries else self._head
-        rows: dict[Key, Row | None] = {}
-        for key, row in overlay.batch.items():
-            if row is None or must_store(row, head):
-                rows[key] = row
-            else:
-                write.unfolded[key] = row.stored
-        for key, row in self._rows.lagging.items():
-            if key in overlay.batch or key[0] in overlay.cleared:
-                continue
-            behind = write.floor is not None and row.stored < write.floor
-            if behind or must_store(row, head):
-                rows[key] = overlay.batch[key] = msgspec.structs.replace(row)
-        if write.floor is not None:
-            for key in [key for key, stored in write.unfolded.items() if stored < write.floor]:
-                del write.unfolded[key]
-                rows[key] = overlay.batch[key]
-        write.rows = rows
-        lagging = self._rows.lagging
-        write.folded = [key for key in rows if key in lagging] if lagging else []

@@ -7,9 +7,13 @@ both (docs/adr/0004), in two generations: dropping a whole one is free, shrinkin
 
 from __future__ import annotations
 
+from actors.types import Appended, Draft
+
 WINDOW_MAX = 100_000
 WINDOW_AGE_MS = 30 * 24 * 3600 * 1000
 GENERATION = WINDOW_MAX
+
+Notes = dict[str, tuple[str, int, int, str | None]]  # cause -> its row in `dedupe`
 
 
 class DedupeWindow:
@@ -37,3 +41,16 @@ class DedupeWindow:
         dropped = bool(self._old)
         self._new, self._old = {}, self._new
         return dropped
+
+
+def noted(draft: Draft, head: int, count: int, causes: dict[str, int], notes: Notes) -> Appended:
+    """The answer to a draft that is not simply one entry, kept in the file for its repeats.
+
+    One that made no entry and has no outcome is not remembered: a repeat is planned anew.
+    """
+    cause, outcome = draft.cause, draft.outcome
+    first = head + 1 if count else head
+    if cause and (count or outcome is not None):
+        causes[cause] = first
+        notes[cause] = (cause, first, count, outcome)
+    return Appended(head + 1, head + count, outcome)

@@ -15,6 +15,7 @@ from collections import deque
 import msgspec
 
 from actors.mailbox import Request
+from actors.types import Entry
 
 LOCAL = "local"
 REPLICATED = "replicated"
@@ -29,6 +30,7 @@ class Waiting(msgspec.Struct):
     at: int
     bodies: list[str]
     requests: list[Request]
+    entries: list[Entry] = []  # where the dialect's followers need them whole
 
 
 class Opened(msgspec.Struct):

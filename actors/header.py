@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from actors.types import Address
+from actors.types import Address, Retention
 from infra.errors import FileRefused
 from infra.sqlite import Handle
 
@@ -45,6 +45,14 @@ class Header(msgspec.Struct):
     retain_seconds: int | None
     retain_bytes: int | None
     created_at: int
+
+    def retention(self, configured: Retention) -> Retention:
+        """The scope's own settings where it has any, else the configured ones."""
+        return Retention(
+            configured.entries if self.retain is None else self.retain,
+            configured.seconds if self.retain_seconds is None else self.retain_seconds,
+            configured.bytes if self.retain_bytes is None else self.retain_bytes,
+        )
 
 
 class Unfinished(FileRefused):

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.alarms import AlarmHandler, Alarms
+from actors.dialects import Dialect, dialect_named
+from actors.dialects.kinds import dialect_name_of
 from actors.gate import REPLICATED
 from actors.header import Unfinished
 from actors.host_settings import Counts, HostSettings
@@ -28,7 +30,7 @@ from actors.replicating import ScopeSource
 from actors.replication import BucketSettings, Fetched, Replication
 from actors.reply import FutureReply
 from actors.scope import Scope
-from actors.snapshot import Snapshot, take_snapshot
+from actors.state import EMPTY, StateReads
 from actors.types import Address, Bounds, Draft, Page, Rejected, Reply, Resync, ScopePolicy, Tap
 from actors.waking import Waking
 from infra import clock, ids
@@ -43,14 +45,12 @@ from infra.tasks import TaskOwner
 log = logging.getLogger("holdfast.host")
 
 CLEAR_JUMP = 2**20
-EMPTY = Bounds("", 0, 0, 0)
 OPEN_SLACK = 256  # scopes that may be open above the cap while others are being closed
 THREADS = 2
 TRIM_SCOPES_MIN = 256  # files closed until their memory is given back
-DEFAULT_DIALECT = "asterql"
 
 
-class Host:
+class Host(StateReads):
     """The port of an embedded server. Use as `async with`."""
 
     def __init__(
@@ -157,6 +157,7 @@ class Host:
     def _let_go(self) -> None:
         self.index.close()
         self._pool.shutdown()
+        self.end_scans()
         os.close(self._lock_fd)
 
     async def __aenter__(self) -> Self:
@@ -220,20 +221,6 @@ class Host:
             if not taps and address not in self.open_scopes:
                 del self.taps[address]
 
-    async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
-        scope = await self.awake(address)
-        if scope is None:
-            return None
-        path = scope.ledger.path
-        taken: Snapshot = await self.run(lambda: take_snapshot(path, address, coll, self.directory))
-        try:
-            if taken.seq > scope.released:
-                await self.settled(address)
-        except BaseException:
-            taken.close()
-            raise
-        return taken
-
     async def settled(self, address: Address) -> None:
         """Wait until everything committed so far is released."""
         reply = FutureReply()
@@ -290,7 +277,9 @@ class Host:
         replica = None
         if self.waking is not None:
             replica = self.waking.replication.replica_for(ledger, address, fetched)
-        scope = Scope(address, ledger, policy, self, self.taps.get(address, []), replica)
+        taps = self.taps.get(address, [])
+        dialect = self._dialect_named(ledger.header.dialect)
+        scope = Scope(address, ledger, policy, self, taps, dialect, replica)
         if replica is not None and self.waking is not None:
             self.replicas[scope] = replica
             if ledger.header.level == REPLICATED and replica.files is None:
@@ -311,13 +300,17 @@ class Host:
         except Unfinished:
             return None
 
+    def _dialect_named(self, name: str) -> Dialect:
+        return self.settings.dialects.get(name) or dialect_named(name)
+
     def _create_ledger(self, path: Path, address: Address, policy: ScopePolicy) -> Ledger:
         self._make_room()
         self.index.add(address, path)
         self.barrier.mark(self.index)
+        dialect = self._dialect_named(dialect_name_of(address.scope))
         return Ledger.create(
-            path, address, dialect=DEFAULT_DIALECT, epoch=ids.new_id(), at=self.now_ms(),
-            materialize=policy.materialize, level=policy.level,
+            path, address, dialect=dialect.name, epoch=ids.new_id(), at=self.now_ms(),
+            materialize=policy.materialize or dialect.needs_rows, level=policy.level,
             sync=not self.barrier.whole_filesystem, nonce=self._nonce,
             tracked=self.waking is not None,
         )  # fmt: skip
@@ -332,7 +325,7 @@ class Host:
         for scope in sorted(idle, key=lambda scope: scope.used_at)[: max(over, 8)]:
             self._close_scope(scope)
 
-    # -- what scopes ask of their host (actors.scope.Shell) --------------------------------------
+    # -- what scopes ask of their host (actors.shell.Shell) --------------------------------------
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)

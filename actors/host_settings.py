@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from actors.dialects import Dialect
 from actors.replication import BucketSettings
 from actors.types import Address, ScopePolicy
 
@@ -22,7 +23,10 @@ class Counts:
 
 
 class HostSettings:
-    """Times in seconds. `open_max` is lowered to what the process may have open."""
+    """Times in seconds. `open_max` is lowered to what the process may have open.
+
+    `dialects` are those an application has configured, by name; the registry has the others.
+    """
 
     def __init__(
         self,
@@ -32,7 +36,9 @@ class HostSettings:
         open_max: int = 1024,
         bucket: BucketSettings | None = None,
         drain_s: float = 30.0,
+        dialects: Mapping[str, Dialect] | None = None,
     ) -> None:
+        self.dialects = dialects or {}
         self.policy = policy
         self.idle_s = idle_s
         self.open_max = open_max

@@ -24,7 +24,8 @@ from actors.owners import Owner, note_owner, read_owners
 from actors.renumber import renumber
 from actors.rows import Key, Row
 from actors.schema import migrate
-from actors.types import Address, Duplicate, Entry, Retention
+from actors.types import Address, Bounds, Duplicate, Entry, EntryPage
+from actors.visible import entry_of, visible_page
 from actors.write import Write
 from infra.errors import StorageError
 from infra.sqlite import Handle, storage_error, transaction
@@ -157,6 +158,8 @@ class Ledger:
         new = self._advanced(write)
         with transaction(self._db):
             self._write_header(new, write.at)  # first: a stale owner is told so by name
+            for statement in write.ddl:
+                self._db.execute(statement)
             self._insert_entries(write.entries)
             self._write_rows(write)
             self._write_rest(write)
@@ -269,8 +272,11 @@ class Ledger:
             (floor,),
         ).fetchone()
         db.execute(
-            "INSERT OR REPLACE INTO dedupe(id, seq, count, outcome, at)"
-            " SELECT cause, seq, 1, NULL, at FROM entries WHERE seq<=? AND cause IS NOT NULL",
+            "INSERT INTO dedupe(id, seq, count, outcome, at)"
+            " SELECT cause, seq, 1, NULL, at FROM entries WHERE seq<=? AND cause IS NOT NULL"
+            # What a commit stored as the answer stays; a row of an older use goes.
+            " ON CONFLICT(id) DO UPDATE SET seq=excluded.seq, count=1, outcome=NULL,"
+            " at=excluded.at WHERE dedupe.seq<>excluded.seq",
             (floor,),
         )
         db.execute("DELETE FROM entries WHERE seq<=?", (floor,))
@@ -322,10 +328,20 @@ class Ledger:
             " FROM entries WHERE seq>? AND seq<=? ORDER BY seq",
             (after, upto),
         )
-        return [
-            Entry(seq, at, kind, cause, body, len(body.encode()), None, *rest)
-            for seq, at, kind, cause, body, *rest in rows
-        ]
+        return [entry_of(values) for values in rows]
+
+    @_guarded
+    def visible(
+        self, after: int, bounds: Bounds, groups: str, *, entries_max: int, bytes_max: int
+    ) -> EntryPage:
+        """Entries of no group or of one in `groups`, a JSON list; up to the head of `bounds`."""
+        return visible_page(self._db, after, bounds, groups, entries_max, bytes_max)
+
+    @_guarded
+    def schema(self) -> dict[str, str]:
+        """The tables, indexes and views of the file: name to SQL."""
+        rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return dict(rows.fetchall())
 
     @_guarded
     def row(self, coll: str, id: str) -> Row | None:
@@ -370,6 +386,8 @@ class Ledger:
         if found is None or found[0] != seq:  # a row of an older use, beyond the window
             found = (seq, 1, None)
         first, count, outcome = found
+        if not count:
+            return Duplicate(first, 0, outcome)
         body = self._db.execute("SELECT body FROM entries WHERE seq=?", (first,)).fetchone()
         return Duplicate(first, count, outcome, None if body is None else body[0])
 
@@ -388,15 +406,6 @@ class Ledger:
         ).fetchall()
 
     # -- settings, checkpoint, end -----------------------------------------------------------
-
-    def retention(self, configured: Retention) -> Retention:
-        """The scope's own settings where it has any, else the configured ones."""
-        h = self.header
-        return Retention(
-            configured.entries if h.retain is None else h.retain,
-            configured.seconds if h.retain_seconds is None else h.retain_seconds,
-            configured.bytes if h.retain_bytes is None else h.retain_bytes,
-        )
 
     @property
     def claimed(self) -> bool:

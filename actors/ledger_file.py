@@ -9,11 +9,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from infra.wal import WalTracker
-
 from actors.schema import template
 from infra.errors import StorageError
 from infra.sqlite import Handle, open_writer, storage_error
+from infra.wal import WalTracker
 
 
 @contextlib.contextmanager

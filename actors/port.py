@@ -6,11 +6,13 @@ to wake a scope awaits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from actors.rows import Key, Row
+from actors.scan import Spool, Work
 from actors.snapshot import Snapshot
-from actors.types import Address, Bounds, Draft, Page, Reply, Resync, Tap
+from actors.types import Address, Bounds, Draft, EntryPage, Page, Reply, Resync, Tap
 
 
 class Port(Protocol):
@@ -55,3 +57,18 @@ class Port(Protocol):
 
     async def run(self, work: Callable[[], Any]) -> Any:
         """Slow work that belongs to a scope's data, in a thread of the host's bounded pool."""
+
+
+class StatePort(Port, Protocol):
+    """What dialects ask that read rows and groups besides."""
+
+    async def visible(
+        self, address: Address, after: int, groups: str, *, entries_max: int, bytes_max: int
+    ) -> EntryPage | Resync:
+        """Released entries after a cursor that have no group or one of `groups`, a JSON list."""
+
+    async def get(self, address: Address, keys: Sequence[Key]) -> list[Row | None]:
+        """Rows as released; what is committed and not yet released is waited for."""
+
+    async def scan(self, address: Address, work: Work) -> Spool | None:
+        """Run a read-only work in a thread, at one released seq; None for a scope never written."""

@@ -9,26 +9,26 @@ barrier says later how far the file is durable, and only then replies and taps h
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from actors.batch_plan import BatchPlan
 from actors.dedupe import DedupeWindow
-from actors.dialects import dialect_named
+from actors.dialects import Dialect, Schema, dialect_named
 from actors.gate import LOCAL, REPLICATED, Gate, Opened, Waiting
 from actors.ledger import Ledger, StaleOwner
 from actors.mailbox import Mailbox, Request
 from actors.recovery import fold_behind
 from actors.retention import Trimmer
 from actors.rows import Key, Row, RowCache
-from actors.shipper import Shipper
+from actors.shell import Shell, Shipper
 from actors.types import (
     Address,
     Batch,
     Bounds,
+    EntryPage,
     Page,
     Rejected,
     Reply,
@@ -54,29 +54,6 @@ STORAGE_RETRY_MS = 1000
 RELEASE_LAG_MAX = limits.UNRELEASED_BATCHES_MAX
 
 
-class Tally(Protocol):
-    """Totals a scope adds to."""
-
-    commits: int
-    entries: int
-    refused: int
-    duplicates: int
-    release_wait_s: float
-
-
-class Shell(Protocol):
-    """What a scope needs of its host, so that it runs without a loop in tests."""
-
-    @property
-    def counts(self) -> Tally: ...
-
-    def call_soon(self, callback: Callable[[], None]) -> None: ...
-    def now_ms(self) -> int: ...
-    def mark(self, scope: Scope) -> None: ...
-    def lend(self, scope: Scope, work: Callable[[], None]) -> None: ...
-    def failed(self, scope: Scope, error: HoldfastError) -> None: ...
-
-
 class Scope:
     """The actor. Every method is called on the loop thread."""
 
@@ -87,6 +64,7 @@ class Scope:
         policy: ScopePolicy,
         shell: Shell,
         taps: list[Tap],
+        dialect: Dialect | None = None,
         replica: Shipper | None = None,
     ) -> None:
         self.address = address
@@ -103,8 +81,8 @@ class Scope:
         self._replica = replica
         self._stalled: HoldfastError | None = None
         self._ledger = ledger
-        self._dialect = dialect_named(ledger.header.dialect)
-        self._trimmer = Trimmer(ledger.retention(policy.retention))
+        self._dialect = dialect or dialect_named(ledger.header.dialect)
+        self._trimmer = Trimmer(ledger.header.retention(policy.retention))
         self._shell = shell
         self._mailbox = Mailbox()
         self._scheduled = False
@@ -118,6 +96,8 @@ class Scope:
         self._error: HoldfastError | None = None
         self._bounds: Bounds | None = None
         self._before: Bounds | None = None  # while a new epoch is not durable yet
+        if self._dialect.schema is not None:
+            self._extend_schema(self._dialect.schema)
         if ledger.unfolded():
             self._recover()
 
@@ -183,12 +163,8 @@ class Scope:
         """The released entries after a cursor. Not while `lent`."""
         self.used_at = self._shell.now_ms()
         bounds = self.bounds
-        if self._before is not None:
-            return Resync("epoch_changed", bounds)  # the old entries are gone already
-        if after < bounds.floor:
-            return Resync("below_floor", bounds)
-        if after > bounds.head:
-            return Resync("ahead_of_head", bounds)
+        if (resync := self._resync(after)) is not None:
+            return resync
         if after == bounds.head:
             return Page(after + 1, after, [], "", bounds)
         if joined and self._ledger.header.body_max * entries_max <= bytes_max:
@@ -199,6 +175,28 @@ class Scope:
         if joined:
             return Page(after + 1, rows[-1][0], [], ",".join(bodies), bounds)
         return Page(after + 1, rows[-1][0], bodies, "", bounds)
+
+    def _resync(self, after: int) -> Resync | None:
+        bounds = self.bounds
+        if self._before is not None:
+            return Resync("epoch_changed", bounds)  # the old entries are gone already
+        if after < bounds.floor:
+            return Resync("below_floor", bounds)
+        return Resync("ahead_of_head", bounds) if after > bounds.head else None
+
+    def visible(
+        self, after: int, groups: str, *, entries_max: int, bytes_max: int
+    ) -> EntryPage | Resync:
+        """As `read`, whole entries: those without a group and those of `groups` (a JSON list)."""
+        self.used_at = self._shell.now_ms()
+        return self._resync(after) or self._ledger.visible(
+            after, self.bounds, groups, entries_max=entries_max, bytes_max=bytes_max
+        )
+
+    def rows(self, keys: Sequence[Key]) -> list[Row | None]:
+        """The rows as last committed, which may be ahead of `released`. Not while `lent`."""
+        self.used_at = self._shell.now_ms()
+        return [self._rows.get(key) for key in keys]
 
     # -- the turn: everything that waits becomes one transaction -------------------------------
 
@@ -227,14 +225,11 @@ class Scope:
         except Exception as error:  # nobody may be left waiting; the transaction rolled back
             log.exception("commit failed scope=%s", self.address.scope)
             self._refuse_all(requests, StorageError(f"{type(error).__name__}: {error}"))
-        if self._wal_bytes > self._wal_bytes_max and not self._pages_read:
+        reading = self._replica is not None and self._replica.reading
+        if self._wal_bytes > self._wal_bytes_max and not reading:
             self._checkpoint()
         elif self._mailbox or self._trimmer.is_behind(self._ledger.header):
             self._schedule()
-
-    @property
-    def _pages_read(self) -> bool:
-        return self._replica is not None and self._replica.reading
 
     def _checkpoint(self) -> None:
         now = self._shell.now_ms()
@@ -275,7 +270,10 @@ class Scope:
             if self._replica is not None:
                 self._replica.committed(grown)
         bodies = [entry.body for entry in entries]
-        self.gate.hold(Waiting(header.head + 1, self.head, self.position, at, bodies, requests))
+        whole = entries if self._dialect.whole_entries else []
+        self.gate.hold(
+            Waiting(header.head + 1, self.head, self.position, at, bodies, requests, whole)
+        )
         if self._replica is not None and self.gate.urgent:
             self._replica.urge()
         if write is None and self.gate.passed >= self.position:
@@ -339,11 +337,12 @@ class Scope:
         if not done:
             return list(touched)
         self._shell.counts.release_wait_s += (self._shell.now_ms() - done[0].at) / 1000
-        bodies = done[0].bodies
+        bodies, entries = done[0].bodies, done[0].entries
         for batch in done[1:]:
             bodies.extend(batch.bodies)
+            entries.extend(batch.entries)
         if bodies and self.taps:
-            released = Batch(done[0].first, done[-1].last, bodies, bounds)
+            released = Batch(done[0].first, done[-1].last, bodies, bounds, entries)
             for tap in tuple(self.taps):
                 tap.deliver(released)
         if self._mailbox:
@@ -420,6 +419,12 @@ class Scope:
 
     # -- recovery and end -----------------------------------------------------------------------
 
+    def _extend_schema(self, schema: Schema) -> None:
+        """Give the file what the dialect wants besides the tables every file has."""
+        missing = schema(self._ledger.schema())
+        if missing:
+            self._put(Write(self._shell.now_ms(), ddl=missing))
+
     def _recover(self) -> None:
         """After a crash: fold the tails of rows that lagged behind, and store them."""
         at = self._shell.now_ms()
@@ -486,10 +491,7 @@ class Scope:
         """Another writer went on from `before`: have followers read what they missed."""
         bounds = self.bounds
         for tap in tuple(self.taps):
-            if bounds.epoch != before.epoch:
-                tap.reset(bounds)
-            else:
-                tap.moved(bounds)
+            (tap.reset if bounds.epoch != before.epoch else tap.moved)(bounds)
 
     def drain(self) -> list[Request]:
         """Take what waits out of the mailbox, for the scope that is opened after this one."""

@@ -1,4 +1,4 @@
-"""A scope's rows at one seq, spooled to an unlinked file: for views, bootstrap and export.
+"""A scope's rows at one seq, spooled to an unlinked file: for views and export.
 
 The read transaction lasts only as long as the copy (at disk speed, beside the writer), so no reader
 holds up a checkpoint; everything slow happens afterwards, from the spool. Slow: for a thread.

@@ -6,7 +6,7 @@ from 1, no gaps, below 2**53. A cursor is the seq of the last entry a reader has
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +34,8 @@ class Draft(msgspec.Struct, gc=False):
 
     `cause` is the dedupe id inside its scope. `body` is the dialect's own text. `data` is the
     decoded body where the edge has it at hand; the actor decodes `body` again where it is None.
+    A draft whose cause is "" is not recognised when it comes again. `outcome` is set by the
+    dialect's plan: what this draft and its repeats are answered with.
     `expect`, if given, must equal the head. `make` is for callers in the same process: it runs
     inside the writer with (seq, at) and returns the draft to use; an exception of it reaches the
     caller.
@@ -47,6 +49,7 @@ class Draft(msgspec.Struct, gc=False):
     origin: str | None = None
     expect: int | None = None
     make: Callable[[int, int], Draft] | None = None
+    outcome: str | None = None
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -68,10 +71,11 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """The draft became the entries first..last."""
+    """The draft became the entries first..last; none where last is below first."""
 
     first: int
     last: int
+    outcome: str | None = None
 
 
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
@@ -119,6 +123,16 @@ class Page(msgspec.Struct, frozen=True):
     bounds: Bounds
 
 
+class EntryPage(msgspec.Struct, frozen=True):
+    """Whole entries after a cursor, those of hidden groups left out; nothing else up to `last` is
+    to be seen.
+    """
+
+    last: int
+    entries: list[Entry]
+    bounds: Bounds
+
+
 class Resync(msgspec.Struct, frozen=True):
     """The cursor cannot be served: `below_floor`, `ahead_of_head` or `epoch_changed`."""
 
@@ -129,16 +143,25 @@ class Resync(msgspec.Struct, frozen=True):
 class Batch:
     """Released entries first..last of one scope, on their way to everyone who follows it.
 
-    `frames` caches what an edge builds from it, once for each codec and visibility class.
+    `entries` is there where the dialect asks for whole ones. `frames` caches what an edge builds
+    from it, once for each codec and visibility class.
     """
 
-    __slots__ = ("bodies", "bounds", "first", "frames", "last")
+    __slots__ = ("bodies", "bounds", "entries", "first", "frames", "last")
 
-    def __init__(self, first: int, last: int, bodies: list[str], bounds: Bounds) -> None:
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        bodies: list[str],
+        bounds: Bounds,
+        entries: Sequence[Entry] = (),
+    ) -> None:
         self.first = first
         self.last = last
         self.bodies = bodies
         self.bounds = bounds
+        self.entries = entries
         self.frames: dict[Any, Any] = {}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from actors.rows import Key, Row
@@ -21,6 +23,7 @@ class Write(msgspec.Struct):
     alarms: list[tuple[str, int, str | None, int]] = []  # (name, due_at, payload, attempts)
     alarms_done: list[tuple[str, int]] = []  # (name, due_at as it was when it ran)
     forget: bool = False  # drop dedupe rows that are too old or too many
+    ddl: Sequence[str] = ()  # tables, indexes and views of the dialect that the file lacks
     floor: int | None = None
     clock: str | None = None
     first_txid: int | None = None  # the writer's first replica batch, when it is to be noted

@@ -86,7 +86,7 @@ class Source(Protocol):
 
 
 class Replica:
-    """Fits actors.scope.Shipper. `files` is None until it is known what the bucket holds."""
+    """Fits actors.shell.Shipper. `files` is None until it is known what the bucket holds."""
 
     def __init__(
         self, service: Service, prefix: str, local: Local, files: Files | None, *, whole: bool
@@ -123,7 +123,7 @@ class Replica:
         elif not fresh:
             self.committed()  # never shipped, or a crash may have left what nobody has shipped
 
-    # -- what the scope asks (actors.scope.Shipper) ------------------------------------------------
+    # -- what the scope asks (actors.shell.Shipper) ------------------------------------------------
 
     @property
     def next_txid(self) -> int:

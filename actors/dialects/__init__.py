@@ -1,13 +1,19 @@
 """The registry of dialects: one line each. A dialect's actor side is `plan` and `apply`, both pure.
 
-`plan(draft, seq, at)` turns a draft into the entries it becomes, or raises Refusal. `apply(overlay,
-entry, only)` folds an entry into rows, or raises Refusal, upon which the whole draft is dropped.
-`only` restricts the fold to some (coll, id): for rows that lag behind.
+`plan(draft, seq, at, rows)` turns a draft into the entries it becomes (none, one or several), or
+raises Refusal; it may read `rows`, must not change them, and may set `draft.outcome`, the answer
+that repeats of the draft get again. `apply(overlay, entry, only)` folds an entry into rows, or
+raises Refusal, upon which the whole draft is dropped. `only` restricts the fold to some (coll, id):
+for rows that lag behind. `apply` needs nothing but the entry, so a file can be folded by whoever
+knows its dialect's name; what an application configures (models, say) is for `plan` and `schema`,
+and reaches a scope as a dialect object of its host (`HostSettings.dialects`).
+
+A scope has one dialect for life, by its name (actors/dialects/kinds.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from actors.dialects.asterql.plan import AsterqlDialect
@@ -15,13 +21,28 @@ from actors.rows import Key, Overlay
 from actors.types import Draft, Entry
 from infra.errors import FileRefused
 
+# What a file has (name of a table, index or view to its SQL) -> the statements it lacks. May raise
+# FileRefused where what is there cannot be brought to what is needed.
+Schema = Callable[[Mapping[str, str]], Sequence[str]]
+
 
 class Dialect(Protocol):
-    """What an actor needs of a dialect."""
+    """What an actor needs of a dialect.
+
+    `whole_entries`: its followers need refs and groups, so batches carry entries beside bodies.
+    `needs_rows`: rows are kept whatever the configuration's `materialize` says. `schema` is asked
+    when a scope is opened; what it returns is committed before anything else. None: no tables,
+    indexes or views of its own.
+    """
 
     name: str
+    whole_entries: bool
+    needs_rows: bool
 
-    def plan(self, draft: Draft, seq: int, at: int) -> Sequence[Entry]:
+    @property
+    def schema(self) -> Schema | None: ...
+
+    def plan(self, draft: Draft, seq: int, at: int, rows: Overlay) -> Sequence[Entry]:
         """The entries from `seq` on that the draft becomes. Raises Refusal."""
 
     def renumber(self, body: str, seq: int) -> str:

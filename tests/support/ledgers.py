@@ -221,7 +221,7 @@ class FakeTap:
 
 
 class FakeShell:
-    """Fits actors.scope.Shell. Nothing happens before `turns`, `barrier` or `finish_lent`."""
+    """Fits actors.shell.Shell. Nothing happens before `turns`, `barrier` or `finish_lent`."""
 
     def __init__(self, now: int = NOW) -> None:
         self.counts = Counts()

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
 
+from actors.dialects.kinds import reserved_kind
 from infra.errors import ProtocolError
 from infra.limits import ENTITY_REST_BYTES_MAX, SCOPE_BYTES_MAX
-
-RESERVED_SCOPE_KINDS: Final = frozenset({"strata", "keep", "rtc", "para"})
 
 _UNFIT = "\x00-\x1f\x7f-\x9f\ud800-\udfff"  # control characters and lone surrogates
 _UNFIT_IN_SCOPE = re.compile(f"[{_UNFIT}]")
@@ -48,8 +46,7 @@ def check_scope(scope: object) -> None:
         fits = _UNFIT_IN_SCOPE.search(scope) is None and len(scope.encode()) <= SCOPE_BYTES_MAX
     if not fits:
         raise BadScope(f"a scope key has 1 to {SCOPE_BYTES_MAX} bytes and no control characters")
-    kind, colon, _ = scope.partition(":")
-    if colon and kind in RESERVED_SCOPE_KINDS:
+    if (kind := reserved_kind(scope)) is not None:
         raise BadScope(f"scopes of kind {kind!r} belong to another dialect")
 
 

@@ -24,8 +24,11 @@ class AsterqlDialect:
     """See actors/dialects/__init__.py for the contract."""
 
     name = "asterql"
+    whole_entries = False
+    needs_rows = False
+    schema = None
 
-    def plan(self, draft: Draft, seq: int, at: int) -> Sequence[Entry]:
+    def plan(self, draft: Draft, seq: int, at: int, rows: Overlay) -> Sequence[Entry]:
         if draft.data is None:
             draft.data = decode_envelope("{" + draft.body)
         body = body_of(draft, seq, at)

@@ -246,9 +246,9 @@ class InMemorySyncLedger:
         return Published(msgspec.json.decode(body), False)
 
     def _write(self, held: _Scope, draft: Draft, at: int) -> str:
-        (entry,) = self._dialect.plan(draft, held.head + 1, at)
+        overlay = Overlay(RowCache(lambda _coll, key: held.rows.get(key)), at=at)
+        (entry,) = self._dialect.plan(draft, held.head + 1, at, overlay)
         if self._materialize:
-            overlay = Overlay(RowCache(lambda _coll, key: held.rows.get(key)), at=at)
             self._dialect.apply(overlay, entry)
             overlay.accept()
             if overlay.cleared:

@@ -1,8 +1,37 @@
-"""What a scope tells its replica and asks of it, so that it runs without a bucket in tests."""
+"""What a scope needs of its host and of its replica, so that it runs without either in tests."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from infra.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from actors.scope import Scope
+
+
+class Tally(Protocol):
+    """Totals a scope adds to."""
+
+    commits: int
+    entries: int
+    refused: int
+    duplicates: int
+    release_wait_s: float
+
+
+class Shell(Protocol):
+    """What a scope needs of its host, so that it runs without a loop in tests."""
+
+    @property
+    def counts(self) -> Tally: ...
+
+    def call_soon(self, callback: Callable[[], None]) -> None: ...
+    def now_ms(self) -> int: ...
+    def mark(self, scope: Scope) -> None: ...
+    def lend(self, scope: Scope, work: Callable[[], None]) -> None: ...
+    def failed(self, scope: Scope, error: HoldfastError) -> None: ...
 
 
 class Shipper(Protocol):

@@ -1,0 +1,111 @@
+"""Reads of any size at one seq of a scope, beside its writer: bootstraps, lookups by column.
+
+A `Work` runs in a thread on a read-only handle, inside one read transaction; what it spools goes to
+an unlinked file at disk speed and is served from there, however slow the reader. So no client holds
+up a checkpoint. Rows that lag behind (docs/ledger.md) are not brought up to the head here: dialects
+that scan store every row at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from actors.header import Header, read_header
+from actors.types import Address
+from infra.errors import Busy
+from infra.sqlite import Handle, open_reader, storage_error
+
+MEMORY_BYTES_MAX = 1 << 20  # a smaller spool never touches the disk
+SPOOL_BYTES_MAX = 8 << 30
+LIST_ROWS_MAX = 100_000
+Params = Mapping[str, Any] | Sequence[Any]
+
+
+class Spool:
+    """What a work has spooled, and where in the scope's history. `close` it."""
+
+    def __init__(self, header: Header, spool: IO[bytes]) -> None:
+        self.epoch = header.epoch
+        self.seq = header.head
+        self.floor = header.floor
+        self.bytes = 0
+        self.result: Any = None
+        self._file = spool
+
+    def write(self, data: bytes) -> None:
+        """For the work only. Raises Busy where the spool has grown beyond SPOOL_BYTES_MAX."""
+        self.bytes += len(data)
+        if self.bytes > SPOOL_BYTES_MAX:
+            raise Busy(f"a read of more than {SPOOL_BYTES_MAX} bytes", retry_after_ms=60_000)
+        self._file.write(data)
+
+    def rewind(self) -> None:
+        """Before the first `read`."""
+        self._file.seek(0)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether `read` needs no thread."""
+        return self.bytes <= MEMORY_BYTES_MAX
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; empty at the end. Slow where not `in_memory`: for a thread."""
+        return self._file.read(size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Reader:
+    """What a work reads from."""
+
+    def __init__(self, db: Handle, header: Header, spool: Spool) -> None:
+        self.header = header
+        self.spool = spool
+        self._db = db
+
+    def rows(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
+        """At most LIST_ROWS_MAX rows, in memory."""
+        return self._db.execute(sql, params).fetchmany(LIST_ROWS_MAX)
+
+    def copy(self, sql: str, params: Params = ()) -> int:
+        """Spool the first column (text) of every row; how many there were.
+
+        Each row costs a change of the interpreter lock: join many in SQL where they are many.
+        """
+        count = 0
+        for row in self._db.execute(sql, params):
+            self.spool.write(row[0].encode())
+            count += 1
+        return count
+
+
+Work = Callable[[Reader], Any]
+
+
+def take_scan(path: Path, address: Address, work: Work, spool_dir: Path) -> Spool:
+    """Run the work at the file's head; its result is `result` of the spool it has filled.
+
+    Raises StorageError or FileRefused, and what the work raises.
+    """
+    db = open_reader(path)
+    file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES_MAX, dir=str(spool_dir))  # noqa: SIM115
+    try:
+        db.execute("BEGIN")
+        header = read_header(db, path, address)
+        spool = Spool(header, file)
+        spool.result = work(Reader(db, header, spool))
+        spool.rewind()
+        return spool
+    except sqlite3.Error as error:
+        file.close()
+        raise storage_error(error, path) from error
+    except BaseException:
+        file.close()
+        raise
+    finally:
+        db.close()
