@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from infra.cut import Cut
 from infra.ltx import Encoder, Header, encode
 from infra.objects import ObjectStore
-from infra.wal import Cut, WalTracker
+from infra.wal import WalTracker
 
 SPOOL_BYTES_MAX = 8 << 20  # a larger snapshot goes through a file on disk
 
@@ -41,21 +42,22 @@ def write_batch(
     now_ms: int,
     whole: bool,
     snapshot: bool,
-    empty: bool = False,
 ) -> Batch:
     """The pages changed since the last cut, or all, as the file of batch `txid`.
 
-    `empty`: none of them; the file only takes its place. A shrunken database gets a snapshot: other
-    readers take its size from their highest page.
+    A shrunken database gets a snapshot: other readers take its size from their highest page.
     """
-    if empty:
-        return Batch(encode(_header(tracker, txid, txid, owner, nonce, now_ms), ()), now_ms, None)
     cut = tracker.cut(whole=whole)
     image = None
     if snapshot or cut.shrunk:
         image = Image(tracker, tracker.cut(whole=True), txid, owner, nonce, now_ms)
     header = _header(tracker, txid, txid, owner, nonce, now_ms)
     return Batch(encode(header, tracker.read(cut)), now_ms, image)
+
+
+def write_claim(tracker: WalTracker, *, txid: int, owner: int, nonce: int, now_ms: int) -> Batch:
+    """A file without pages, which only takes its place."""
+    return Batch(encode(_header(tracker, txid, txid, owner, nonce, now_ms), ()), now_ms, None)
 
 
 def write_image(store: ObjectStore, key: str, image: Image, spool: Path) -> int:

@@ -19,29 +19,22 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
-import msgspec
-
+from infra.cut import FILE, FRAME_HEADER_BYTES, ZERO, Cut, Places, Run, groups
 from infra.errors import StorageError
+from infra.ltx import lock_page
 
 SCAN_BYTES = 64 << 10  # one read of `advance`; more is slower, being fresh memory each time
 SCAN_FRAMES_FIRST = 4  # most batches change a few pages
 READ_BYTES = 256 << 10  # one list of pages held by `read`
-FILE: Final = -1  # Run.offset: the database file has the pages
-ZERO: Final = -2  # Run.offset: nobody has; they read as zeros
 
 _WAL_HEADER = struct.Struct(">IIII8sII")  # magic, version, page size, sequence, salts, checksums
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _WAL_VERSION = 3007000
-_FRAME_HEADER_BYTES = 24
 _DB_MAGIC = b"SQLite format 3\0"
-_LOCK_BYTE = 0x40000000  # the page that holds it is never written
 _PAGE_BYTES_MIN, _PAGE_BYTES_MAX = 512, 65536
-
-_Span = tuple[int, int, int]  # as Run: first page, pages, offset
 
 
 class WalBroken(StorageError):
@@ -52,46 +45,16 @@ class WalBroken(StorageError):
     """
 
 
-class Run(msgspec.Struct, frozen=True, gc=False):
-    """`pages` neighbours from `first` on, as neighbours in one place.
-
-    `offset` is that of the first page's bytes in the WAL, or FILE, or ZERO.
-    """
-
-    first: int
-    pages: int
-    offset: int
-
-
-class Cut(msgspec.Struct, frozen=True, kw_only=True):
-    """What to ship: pages in ascending order, none above `commit`, never the lock page."""
-
-    page_size: int
-    commit: int  # size of the database in pages
-    runs: tuple[Run, ...]
-    salts: bytes  # of the WAL the offsets are about; empty where there is none
-    whole: bool  # every page is there, changed or not
-    shrunk: bool  # the database is smaller than at the last cut
-    filled: int  # pages the database grew by without a commit writing them; SQLite leaves none
-
-    @property
-    def pgnos(self) -> list[int]:
-        return [pgno for run in self.runs for pgno in range(run.first, run.first + run.pages)]
-
-    @property
-    def pages(self) -> int:
-        return sum(run.pages for run in self.runs)
-
-
 class WalTracker:
     """Follows one database file and its WAL. Blocking; for one thread at a time.
 
     `read` alone may run in another thread beside `advance` and `cut`.
 
-    Promised by the caller: it is the file's only writer; each COMMIT that wrote is counted once;
-    all of them are advanced through before a checkpoint begins (then also call `advance(0)`, which
-    sees that an earlier checkpoint has emptied the WAL); no checkpoint runs from a `cut` until its
-    `read` has ended. Commits may be made at any time.
+    Promised by the caller: it is the file's only writer; each COMMIT that wrote is counted once (an
+    UPDATE that sets what is there already writes no frame, so give each transaction something that
+    differs); all of them are advanced through before a checkpoint begins (call `advance(0)` where
+    there are none: it sees that an earlier checkpoint has emptied the WAL); no checkpoint runs from
+    a `cut` until its `read` has ended. Commits may be made at any time.
 
     Public for reading: `commit` (pages of the database after the last advanced commit), `page_size`
     (bytes), `changed` (pages since the last cut), `in_wal` (page -> offset of its newest bytes in
@@ -152,7 +115,7 @@ class WalTracker:
             self._commit_cut = commit
         self.page_size, self.commit = page_size, commit
         self._commit_min = min(commit, self._commit_cut)
-        self._frame = struct.Struct(f">II8s{_FRAME_HEADER_BYTES - 16 + page_size}x")
+        self._frame = struct.Struct(f">II8s{FRAME_HEADER_BYTES - 16 + page_size}x")
         self._wal = -1
         self.changed = set()
         self._forget_wal()
@@ -165,6 +128,8 @@ class WalTracker:
         it cannot be read just now; after that one the call may be repeated.
         """
         self._check_usable()
+        if commits < 0:
+            raise self._broken(f"told to go back by {-commits} commits")
         try:
             size = self._look_at_wal()
             if not size:
@@ -190,15 +155,16 @@ class WalTracker:
             stored = os.fstat(self._db).st_size // self.page_size
         except OSError as error:
             raise self._storage_error(error) from error
-        lock = _LOCK_BYTE // self.page_size + 1
+        places = Places(self.page_size, self.in_wal, stored)
         # All pages above the smallest size, even if it has grown back: whoever applies the cut may
         # have others there.
-        unwritten = set(range(self._commit_min + 1, self.commit + 1)) - self.changed - {lock}
-        spans = self._all_spans(lock, stored) if whole else self._spans(unwritten, lock, stored)
+        unwritten = set(range(self._commit_min + 1, self.commit + 1)) - self.changed
+        unwritten.discard(lock_page(self.page_size))
+        changed = sorted(p for p in self.changed | unwritten if p <= self.commit)
         cut = Cut(
             page_size=self.page_size,
             commit=self.commit,
-            runs=tuple(_merged(spans, self.page_size + _FRAME_HEADER_BYTES)),
+            runs=places.of_all(self.commit) if whole else places.of(changed),
             salts=self._salts or b"",
             whole=whole,
             shrunk=self.commit < self._commit_cut,
@@ -213,14 +179,15 @@ class WalTracker:
         """The pages of the cut, ascending, as they were when it was made.
 
         Valid until the next checkpoint begins. Raises StorageError, or WalBroken where a checkpoint
-        has moved them; what was yielded before is good.
+        has moved them; what was yielded before is good, and the next cut must be whole.
         """
-        pages_max = max(1, READ_BYTES // cut.page_size)
-        for runs in _groups(cut.runs, pages_max, cut.page_size + _FRAME_HEADER_BYTES):
+        for runs in groups(cut, max(1, READ_BYTES // cut.page_size)):
             try:
-                yield from self._load(cut, runs)
+                pages = self._load(cut, runs)
             except OSError as error:
+                self.whole_due = True  # what was cut counts as changed no more
                 raise self._storage_error(error) from error
+            yield from pages
 
     @property
     def bytes_pending(self) -> int:
@@ -278,7 +245,7 @@ class WalTracker:
 
     def _follow(self, at: int, salts: bytes, commits: int) -> None:
         found: dict[int, int] = {}
-        step = _FRAME_HEADER_BYTES + self.page_size
+        step = FRAME_HEADER_BYTES + self.page_size
         commit_min = self._commit_min
         left, frames = commits, SCAN_FRAMES_FIRST
         while True:
@@ -289,7 +256,7 @@ class WalTracker:
             ):
                 if frame_salts != salts or not pgno:
                     raise self._broken(f"{left} of {commits} commits are missing in its WAL")
-                found[pgno] = at + _FRAME_HEADER_BYTES
+                found[pgno] = at + FRAME_HEADER_BYTES
                 at += step
                 if commit:
                     commit_min = min(commit_min, commit)
@@ -317,25 +284,7 @@ class WalTracker:
         self._salts = None
         self._next = _WAL_HEADER.size
 
-    # -- cutting and reading -----------------------------------------------------------------
-
-    def _spans(self, unwritten: set[int], lock: int, stored: int) -> Iterator[_Span]:
-        for pgno in sorted(self.changed | unwritten):
-            if pgno > self.commit:
-                return
-            offset = self.in_wal.get(pgno)
-            if offset is None:
-                yield from _file_spans(pgno, pgno + 1, lock, stored)
-            else:
-                yield pgno, 1, offset
-
-    def _all_spans(self, lock: int, stored: int) -> Iterator[_Span]:
-        first = 1
-        for pgno in sorted(pgno for pgno in self.in_wal if pgno <= self.commit):
-            yield from _file_spans(first, pgno, lock, stored)
-            yield pgno, 1, self.in_wal[pgno]
-            first = pgno + 1
-        yield from _file_spans(first, self.commit + 1, lock, stored)
+    # -- reading ----------------------------------------------------------------------------
 
     def _load(self, cut: Cut, runs: Sequence[Run]) -> list[tuple[int, bytes]]:
         pages = self._load_runs(cut.page_size, runs)
@@ -359,7 +308,7 @@ class WalTracker:
             if run.offset == FILE:
                 descriptor, at, step = self._db, (run.first - 1) * page_size, page_size
             else:
-                descriptor, at, step = self._wal, run.offset, page_size + _FRAME_HEADER_BYTES
+                descriptor, at, step = self._wal, run.offset, page_size + FRAME_HEADER_BYTES
             data = os.pread(descriptor, (run.pages - 1) * step + page_size, at)
             if run.pages == 1:
                 pages.append((run.first, data))
@@ -413,47 +362,3 @@ class WalTracker:
 
     def _storage_error(self, error: OSError) -> StorageError:
         return StorageError(f"{self._path.name}: cannot be read: {error.strerror}")
-
-
-def _file_spans(first: int, stop: int, lock: int, stored: int) -> Iterator[_Span]:
-    """Pages first to stop - 1 from the file, which has `stored` pages; never the lock page."""
-    for start, end in ((first, min(stop, lock)), (max(first, lock + 1), stop)):
-        middle = min(max(start, stored + 1), end)
-        if start < middle:
-            yield start, middle - start, FILE
-        if middle < end:
-            yield middle, end - middle, ZERO
-
-
-def _merged(spans: Iterable[_Span], wal_step: int) -> Iterator[Run]:
-    """Spans in ascending order as few runs."""
-    first = pages = offset = 0
-    for span_first, span_pages, span_offset in spans:
-        follows = offset if offset < 0 else offset + pages * wal_step
-        if pages and span_first == first + pages and span_offset == follows:
-            pages += span_pages
-            continue
-        if pages:
-            yield Run(first, pages, offset)
-        first, pages, offset = span_first, span_pages, span_offset
-    if pages:
-        yield Run(first, pages, offset)
-
-
-def _groups(runs: Iterable[Run], pages_max: int, wal_step: int) -> Iterator[list[Run]]:
-    """The runs, split where needed, in lists of at most so many pages."""
-    group: list[Run] = []
-    room = pages_max
-    for run in runs:
-        first, pages, offset = run.first, run.pages, run.offset
-        while pages:
-            taken = min(pages, room)
-            group.append(Run(first, taken, offset))
-            first, pages, room = first + taken, pages - taken, room - taken
-            if offset >= 0:
-                offset += taken * wal_step
-            if not room:
-                yield group
-                group, room = [], pages_max
-    if group:
-        yield group
