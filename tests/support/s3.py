@@ -64,6 +64,15 @@ class S3Server:
         self._process.wait(START_S)
 
 
+def environment() -> dict[str, str]:
+    """This process's environment with the dummies and nothing else of AWS, for another process.
+
+    The official `litestream` needs it so: it cannot connect at all where AWS_CA_BUNDLE is set.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return {**kept, **CREDENTIALS}
+
+
 @contextlib.contextmanager
 def moto(log: Path) -> Iterator[S3Server]:
     """An endpoint that keeps its buckets in memory and honours If-None-Match."""
@@ -120,10 +129,13 @@ def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def _running(
     command: list[str], log: Path, stdout: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    environ = {**kept, **CREDENTIALS, "PYTHONPATH": str(ROOT)}
     with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environ, stdout=stdout or output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            env={**environment(), "PYTHONPATH": str(ROOT)},
+            stdout=stdout or output,
+            stderr=output,
+        )
     try:
         yield process
     finally:

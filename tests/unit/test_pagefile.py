@@ -50,6 +50,8 @@ def test_the_hole_is_zero_and_not_missing(tmp_path: Path) -> None:
     assert target.read_bytes() == image_of(1, 2, 0, 4)
     build(target, (2, {1: 1, 2: 2}), hole=3)
     assert target.read_bytes() == image_of(1, 2)
+    build(target, (3, {1: 1, 2: 2}), hole=3)
+    assert target.read_bytes() == image_of(1, 2, 0)
     build(target, (4, {1: 1, 2: 2, 4: 4}), (2, {}), (5, {4: 7, 5: 8}), hole=3)
     assert target.read_bytes() == image_of(1, 2, 0, 7, 8)
 
