@@ -47,12 +47,14 @@ class Gate:
         self.released = head
         self.level = level
         self.passed = 0
-        self.shipped = 0
+        # Below the first position until the bucket is known to have what the file held when it was
+        # opened: an answer that rests on that, such as a duplicate's, waits for it too.
+        self.shipped = -1 if replica else 0
         self.replica = replica
         self.durable = head if not replica else 0
         self.waiting: deque[Waiting] = deque()
         self._raised: deque[tuple[int, int, Request]] = deque()  # (position, at, request)
-        self._urgent_until = 0
+        self._urgent_until = self.shipped
         self._level_from: int | None = None  # `local` holds once this position is shipped
 
     def __bool__(self) -> bool:

@@ -460,6 +460,7 @@ class Host(StateReads):
             if replica is not None and self.waking is not None:
                 await replica.rest()
                 replica.stop()
+                await replica.landed()
                 record = self.waking.replication.record(replica, scope.ledger)
             await self.run(scope.ledger.close)
         finally:

@@ -1,4 +1,4 @@
-"""A scope as its replica sees it: the one place where the two meet (infra.replica.Source)."""
+"""A scope as its replica sees it: the one place where the two meet (infra.shipped.Source)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from actors.scope import Scope
 from infra.errors import HoldfastError
-from infra.replica import Point
+from infra.shipped import Point
 from infra.wal import WalTracker
 
 

@@ -183,15 +183,13 @@ class Replication:
 
         Raises StorageError, and then there is no file.
         """
-        target = path.with_name(path.name + ".fetched")
         prefix = self.prefix_of(address)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            restored = restore_to(self._store, prefix, target, pool=self.service.pool)
+            restored = restore_to(self._store, prefix, path, pool=self.service.pool)
         except NoBackup:
             return None
         self.restores += 1
-        target.replace(path)
         _sync_directories(path, self._directory)
         return self._fetched(address, restored)
 

@@ -36,19 +36,13 @@ from actors.types import (
     ScopePolicy,
     Tap,
 )  # fmt: skip
+from actors.wal_size import WalSize
 from actors.write import Write
 from infra import limits
 from infra.errors import Busy, Fenced, HoldfastError, NoBucket, StorageError, Unavailable
 
 log = logging.getLogger("holdfast.scope")
 
-# Estimated bytes of WAL between checkpoints. A WAL that is written over again syncs evenly (p90
-# 0.24 ms), a growing one does not (0.88 ms), so it is short; a busy scope has a longer one, because
-# its writes wait for each checkpoint.
-CHECKPOINT_BYTES = 4 << 20
-CHECKPOINT_BYTES_MAX = 32 << 20
-CHECKPOINT_EVERY_MS = 2000  # more often than this is busy
-PAGE_BYTES = 4096
 WINDOW_LOAD_MAX = 4096  # entries whose causes are read between two turns
 STORAGE_RETRY_MS = 1000
 RELEASE_LAG_MAX = limits.UNRELEASED_BATCHES_MAX
@@ -80,6 +74,7 @@ class Scope:
         self.level = policy.level
         self._replica = replica
         self._stalled: HoldfastError | None = None
+        self._noted = False  # this opening has told the file where its owner's batches begin
         self._ledger = ledger
         self._dialect = dialect or dialect_named(ledger.header.dialect)
         self._trimmer = Trimmer(ledger.header.retention(policy.retention))
@@ -89,9 +84,7 @@ class Scope:
         self._window: DedupeWindow | None = None
         self._forget = False
         self._rows = RowCache(ledger.row)
-        self._wal_bytes = 0
-        self._wal_bytes_max = CHECKPOINT_BYTES
-        self._checkpointed_at = 0
+        self._wal = WalSize()
         self._last_at = 0
         self._error: HoldfastError | None = None
         self._bounds: Bounds | None = None
@@ -226,18 +219,13 @@ class Scope:
             log.exception("commit failed scope=%s", self.address.scope)
             self._refuse_all(requests, StorageError(f"{type(error).__name__}: {error}"))
         reading = self._replica is not None and self._replica.reading
-        if self._wal_bytes > self._wal_bytes_max and not reading:
+        if self._wal.too_long and not reading:
             self._checkpoint()
         elif self._mailbox or self._trimmer.is_behind(self._ledger.header):
             self._schedule()
 
     def _checkpoint(self) -> None:
-        now = self._shell.now_ms()
-        busy = now - self._checkpointed_at < CHECKPOINT_EVERY_MS
-        wanted = self._wal_bytes_max * 2 if busy else self._wal_bytes_max // 2
-        self._wal_bytes_max = min(CHECKPOINT_BYTES_MAX, max(CHECKPOINT_BYTES, wanted))
-        self._checkpointed_at = now
-        self._wal_bytes = 0
+        self._wal.begin_anew(self._shell.now_ms())
         self._lend(self._ledger.checkpoint)
 
     def _commit(self, requests: list[Request]) -> None:
@@ -261,12 +249,7 @@ class Scope:
             self._rows.commit(changed, batch.overlay.cleared)
             if batch.causes and self._window is not None:
                 self._forget = self._window.add(batch.causes) or self._forget
-            grown = (
-                PAGE_BYTES * (3 + 2 * len(write.rows)) + ledger.header.bytes - header.bytes
-                if write.floor is None
-                else PAGE_BYTES * 8 + sum(entry.size for entry in entries)
-            )
-            self._wal_bytes += grown
+            grown = self._wal.grow(write, ledger.header.bytes - header.bytes)
             if self._replica is not None:
                 self._replica.committed(grown)
         bodies = [entry.body for entry in entries]
@@ -291,6 +274,7 @@ class Scope:
                     self.gate.lower_level_after(self.position + 1)
             if not ledger.claimed:
                 write.first_txid = replica.claim_txid
+                self._noted = True
         ledger.commit(write)
         self._count_commit()
 
@@ -322,7 +306,7 @@ class Scope:
         if not opened.batches and self.gate.durable != before and self._before is None:
             for tap in tuple(self.taps):
                 tap.durable(self.bounds)
-        if self._wal_bytes > self._wal_bytes_max:
+        if self._wal.too_long:
             self._schedule()  # the checkpoint that waited for the pages to be read
 
     def _let_out(self, opened: Opened) -> list[Reply]:
@@ -365,9 +349,11 @@ class Scope:
             return
         if ledger.claimed and (owners := ledger.owners()):
             last = owners[-1]
-            if last.owner == ledger.owner and last.txid <= txid:
+            stale = last.txid > txid or (self._noted and last.txid != txid)
+            if last.owner == ledger.owner and not stale:
                 return
         self._put(Write(self._shell.now_ms(), first_txid=txid))
+        self._noted = True
 
     def track_anew(self) -> None:
         """Empty the WAL and follow it from there; the next batch is a whole image."""

@@ -3,15 +3,19 @@
 The file says which batch its last commit can ship in (`txid`), and which nonce the owner of each
 batch writes with. From the rule that a commit carries a TXID not below the batch it ships in
 follows: if the bucket's head is ours and not below `txid`, the bucket has everything.
+
+A request of a process that was killed may land long after. So the head may be a batch that an
+earlier life of this directory wrote, where the file names a later owner; whatever it holds, this
+disk had before it was sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from infra.errors import Fenced
-from infra.layout import ReplicaFile
+from infra.layout import ReplicaFile, ReplicaGap
 from infra.ltx import Header, decode_header
 from infra.ltx.header import HEADER_BYTES
 from infra.objects import ObjectMissing, ObjectStore
@@ -20,11 +24,14 @@ from infra.restore import list_replica
 
 
 class Local(NamedTuple):
-    """What the file said when it was opened. `owners`: (first TXID, nonce), oldest first."""
+    """What the file said when it was opened. `owners`: (first TXID, nonce), oldest first; `lives`:
+    the nonces of all processes that ran on this directory, as far as they are known.
+    """
 
     txid: int
     nonce: int
     owners: Sequence[tuple[int, int]]
+    lives: Collection[int] = ()
 
 
 class Located(NamedTuple):
@@ -39,10 +46,16 @@ class Located(NamedTuple):
 
 def locate(store: ObjectStore, prefix: str, local: Local) -> Located:
     """One listing, and one read of a header where there is history. Raises Fenced where the file
-    does not belong to the bucket's history, or StorageError.
+    does not belong to the bucket's history, ReplicaGap where a batch is missing, or StorageError.
     """
     listed = list_replica(store, prefix)
     files = from_listing(listed)
+    if any(file.min_txid > files.head + 1 for file in listed):
+        # The next batch would fill the hole, and what stands behind it would hide what it holds.
+        raise ReplicaGap(
+            f"{prefix}: batch {files.head + 1} is missing in the bucket, later ones are there: put"
+            " it back, or move this scope's files there out of the way to have it written anew"
+        )
     if files.head == 0:
         return Located(files, whole=True, lost=local.txid > 1)
     if files.head > local.txid:
@@ -50,11 +63,11 @@ def locate(store: ObjectStore, prefix: str, local: Local) -> Located:
             f"{prefix}: the bucket is at batch {files.head}, this file at {local.txid}:"
             " another writer has gone on"
         )
-    found = header_at(store, listed, files.head)
-    nonce = nonce_of(found)
-    if nonce != _expected(local, files.head):
+    nonce = nonce_of(header_at(store, listed, files.head))
+    expected = nonce == _expected(local, files.head)
+    if not expected and nonce not in local.lives:
         raise Fenced(f"{prefix}: batch {files.head} in the bucket is not of this file's history")
-    return Located(files, whole=local.txid > files.head, lost=False)
+    return Located(files, whole=local.txid > files.head or not expected, lost=False)
 
 
 def header_at(store: ObjectStore, listed: Sequence[ReplicaFile], head: int) -> Header:

@@ -19,7 +19,7 @@ def raise_open_files_limit(open_max: int) -> int:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = open_max * 4 + limits.CONNECTIONS_MAX + 256
+    wanted = open_max * 6 + limits.CONNECTIONS_MAX + 256
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any
 
 from infra.errors import Fenced, HoldfastError, StorageError, TryLater
 from infra.layout import LEVEL_CHANGES, LEVEL_SNAPSHOT, file_key
@@ -24,65 +24,15 @@ from infra.locate import Local, locate
 from infra.ltx.header import HEADER_BYTES
 from infra.objects import ObjectExists
 from infra.pacing import BATCH_BYTES_MAX, EARLY_BYTES, Pace
-from infra.pages import Batch, Image, write_batch, write_image
+from infra.pages import Batch, Image, write_batch, write_claim, write_image
 from infra.replica_files import Files, Mark, after_sweep, sweep
 from infra.replicator import Service
 from infra.requests import RETRY_FIRST_MS, RETRY_MAX_MS, Requests
-from infra.wal import WalBroken, WalTracker
+from infra.shipped import Point, Source
 
 log = logging.getLogger("holdfast.replica")
 
-T = TypeVar("T")
 HOPELESS_MS = 20_000  # in trouble for so long, a scope may be closed with commits unshipped
-
-
-class Point(NamedTuple):
-    """A commit boundary: all commits so far, the head they reach, the owner they carry."""
-
-    position: int
-    head: int
-    commits: int
-    owner: int
-
-
-class Source(Protocol):
-    """The scope behind a replica. Called on the loop thread, but for `pages`."""
-
-    def urgent(self) -> bool:
-        """Whether somebody waits for the bucket."""
-
-    def waiting_since(self) -> int | None:
-        """When the oldest commit was made that somebody waits for."""
-
-    def point(self) -> Point:
-        """All commits so far."""
-
-    def passed(self) -> int:
-        """The position that this host's disk has."""
-
-    def lent(self) -> bool:
-        """Whether a thread has the file's handle."""
-
-    def pages(self, commits: int) -> WalTracker:
-        """The tracker, advanced to that many commits. In a thread, one at a time."""
-
-    def firsts(self) -> list[tuple[int, int]]:
-        """(TXID, when) of each owner's first batch."""
-
-    def claim(self, txid: int) -> None:
-        """Make sure that the file names `txid` as this owner's first batch; may commit."""
-
-    def shipped(self, position: int, head: int) -> None:
-        """The bucket has the commits up to `position`."""
-
-    def stall(self, error: HoldfastError) -> None:
-        """Whoever waits for the bucket has waited long enough."""
-
-    def fenced(self, error: HoldfastError) -> None:
-        """Another writer owns the history."""
-
-    def repair(self) -> None:
-        """The tracker lost its place: have it begin anew, while `lent`."""
 
 
 class Replica:
@@ -99,8 +49,10 @@ class Replica:
         self._source: Source | None = None
         self._whole = whole  # the next batch must be a full image
         self._next = (local.txid if files is None else files.head) + 1
-        self._claim: int | None = None  # the slot an empty file of ours has taken
-        self._began = False  # this life has shipped a batch
+        self._claim: int | None = None  # the slot an empty file of ours takes
+        self._claimed: asyncio.Future[None] | None = None  # while it is on its way
+        self._began = False  # a batch was shipped since the file was opened
+        self._looked_again = False
         self._dirty_since: int | None = None
         self._dirty_bytes = 0
         self._pace = Pace()
@@ -117,10 +69,11 @@ class Replica:
         """The scope this is the replica of; once, as soon as it is open."""
         self._source = source
         point = source.point()
-        fresh = self._local.txid == 0 and point.head == 0
-        if self.files is not None and self.files.head > 0 and not self._whole:
+        if self._local.txid == 0 and point.head == 0:
+            source.shipped(0, 0)  # nothing was ever in it
+        elif self.files is not None and self.files.head > 0 and not self._whole:
             source.shipped(0, point.head)
-        elif not fresh:
+        else:
             self.committed()  # never shipped, or a crash may have left what nobody has shipped
 
     # -- what the scope asks (actors.shell.Shipper) ------------------------------------------------
@@ -214,6 +167,8 @@ class Replica:
     async def _run(self) -> None:
         source = self._source_()
         try:
+            if self._claimed is not None:
+                await self._ship_claim(self._claimed)
             while self._dirty_since is not None and not self._over:
                 await self._until_due()
                 if self.files is None:
@@ -221,7 +176,7 @@ class Replica:
                     if not self._whole and source.point().commits == 0:
                         self._nothing_new()
                         continue
-                await self._ship()
+                await self._ship_or_look_again()
         except Fenced as error:
             self._over = True
             source.fenced(error)
@@ -273,6 +228,17 @@ class Replica:
         self._whole = self._whole or found.whole
         self._next = found.files.head + 1
 
+    async def _ship_or_look_again(self) -> None:
+        """A late request of an earlier opening of this file may have taken the first slot."""
+        try:
+            await self._ship()
+        except Fenced:
+            if self._began or self._looked_again:
+                raise
+            self._looked_again = True
+            await self._locate()  # raises Fenced where the slot is really another's
+            self._whole = True  # what the failed batch cut is not tracked any more
+
     def _nothing_new(self) -> None:
         """The bucket has had everything before the crash."""
         self._dirty_since, self._dirty_bytes = None, 0
@@ -291,7 +257,7 @@ class Replica:
         since, self._dirty_since = self._dirty_since, None
         size, self._dirty_bytes = self._dirty_bytes, 0
         self._next = txid + 1
-        self._reading += 1
+        image: Image | None = None
         try:
             batch = await self._cut(point, txid)
             if batch is None:
@@ -300,29 +266,32 @@ class Replica:
                 source.repair()
                 await self._pause(RETRY_FIRST_MS)
                 return
+            image = batch.image
             while source.passed() < point.position and not self._over:
                 await self._pause(RETRY_MAX_MS)  # the disk first: woken by `synced`
             await self._put(txid, batch)
         except BaseException:
             if self._dirty_since is None:
                 self._dirty_since = since
+            if image is not None:
+                self._reading -= 1
             raise
-        finally:
-            self._reading -= 1
         self._began = True
         self._whole = False
         self._hurried = False
         files.shipped(txid, len(batch.body))
-        if batch.image is not None and self._snapping is not None:
+        if image is not None and self._snapping is not None:
             self._snapshot_due = True  # the database shrank while a snapshot was on its way
-        elif batch.image is not None:
+            self._reading -= 1
+        elif image is not None:
             self._snapshot_due = False
-            self._reading += 1
-            self._snapping = self._service.tasks.spawn(self._snap(batch.image), name="snapshot")
+            self._snapping = self._service.tasks.spawn(self._snap(image), name="snapshot")
         source.shipped(point.position, point.head)
 
     async def _cut(self, point: Point, txid: int) -> Batch | None:
-        """The batch's bytes; None where the tracker lost its place."""
+        """The batch's bytes; None where the tracker lost its place. An image holds a `reading`:
+        its pages are still to be read.
+        """
         source, files, service = self._source_(), self.files, self._service
         assert files is not None
         now = service.now_ms()
@@ -339,12 +308,18 @@ class Replica:
                 snapshot=snapshot,
             )  # fmt: skip
 
+        self._reading += 1
+        image: Image | None = None
         try:
-            batch: Batch = await service.run(work)
-        except WalBroken as error:
+            batch: Batch = await self.requests.run(work)
+            image = batch.image
+        except StorageError as error:  # WalBroken, or a disk that will not be read just now
             log.warning("pages lost track, a whole image follows error=%s", error)
             self._whole = True
             return None
+        finally:
+            if image is None:
+                self._reading -= 1
         return batch
 
     async def _cut_image(self, point: Point) -> Image | None:
@@ -357,7 +332,7 @@ class Replica:
             return Image(tracker, tracker.cut(whole=True), head, point.owner, nonce, now)
 
         try:
-            image: Image = await service.run(work)
+            image: Image = await self.requests.run(work)
         except StorageError as error:  # a snapshot more or less: the level 0 files are there
             log.warning("no snapshot at rest error=%s", error)
             self._reading -= 1
@@ -386,23 +361,41 @@ class Replica:
         await self.requests.persist(work, "put")
 
     async def claim_now(self) -> None:
-        """Take the next slot with an empty file: nobody who slept can write there any more."""
-        files, source = self.files, self._source_()
-        assert files is not None and files.head > 0
-        txid = files.head + 1
-        point = source.point()
-        service, now = self._service, self._service.now_ms()
+        """Take the next slot with an empty file: nobody who slept can write there any more.
+
+        Before the first commit. Raises Fenced where another took it.
+        """
+        files = self.files
+        assert files is not None and files.head > 0 and self._task is None
+        self._claim, self._next = files.head + 1, files.head + 2
+        self._claimed = claimed = asyncio.get_running_loop().create_future()
+        self._task = self._service.tasks.spawn(self._run(), name="replica")
+        await claimed
+
+    async def _ship_claim(self, claimed: asyncio.Future[None]) -> None:
+        source, files, service = self._source_(), self.files, self._service
+        assert files is not None
+        txid, owner, now = files.head + 1, source.point().owner, service.now_ms()
 
         def work() -> Batch:
-            return write_batch(
-                source.pages(point.commits), txid=txid, owner=point.owner, nonce=service.nonce,
-                now_ms=now, whole=False, snapshot=False, empty=True,
-            )  # fmt: skip
+            tracker = source.pages(0)
+            return write_claim(tracker, txid=txid, owner=owner, nonce=service.nonce, now_ms=now)
 
-        batch = await service.run(work)
-        await self._put(txid, batch)
+        try:
+            batch: Batch = await self.requests.run(work)
+            await self._put(txid, batch)
+        except BaseException as error:
+            if not claimed.done():
+                claimed.set_exception(error if isinstance(error, Fenced) else Fenced("not claimed"))
+                claimed.exception()  # whoever waits has it
+            raise
         files.shipped(txid, len(batch.body))
-        self._claim, self._next = txid, txid + 1
+        self._claimed = None
+        claimed.set_result(None)
+
+    async def landed(self) -> None:
+        """Wait for the request that a thread still has; after `stop`, before the file is closed."""
+        await self.requests.landed()
 
     async def _snap(self, image: Image) -> None:
         """Write the state whole, then delete what retention lets go. Holds one `reading`."""
@@ -412,7 +405,9 @@ class Replica:
         try:
             self._pace.sent(service.now_ms(), urgent=True)
             self.requests.counts["put"] += 1
-            size = await service.run(lambda: write_image(service.store, key, image, service.spool))
+            size = await self.requests.run(
+                lambda: write_image(service.store, key, image, service.spool)
+            )
             files.snapped(Mark(image.txid, image.timestamp_ms, size))
         except HoldfastError as error:  # the level 0 files hold everything; the next one will do
             log.warning("no snapshot key=%s error=%s", key, error)
@@ -437,7 +432,7 @@ class Replica:
         keys += [file_key(self._prefix, LEVEL_SNAPSHOT, 1, txid) for txid in gone.snapshots]
         try:
             self.requests.counts["delete"] += 1
-            await service.run(lambda: service.store.delete(keys))
+            await self.requests.run(lambda: service.store.delete(keys))
         except HoldfastError as error:
             log.warning("old files stay for now prefix=%s error=%s", self._prefix, error)
             return

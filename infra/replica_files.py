@@ -21,6 +21,7 @@ SNAPSHOT_BYTES = 64 << 10  # or so many bytes of them, or as many as the last sn
 REST_FILES = 8  # at rest fewer are enough, so that waking reads little
 BYTES_PER_FILE = 64 << 10  # of snapshot that one more file is worth waiting for
 OWNER_FILE_MS = 30 * 86_400_000
+STRAYS_MAX = 64  # files below the unbroken run that are not looked at again
 DELETES_MAX = 10_000  # at one go; the rest goes with the next snapshot
 
 
@@ -78,18 +79,18 @@ def from_listing(files: Iterable[ReplicaFile]) -> Files:
         found.count += 1
         found.size += file.size
     singles = [f.max_txid for f in changes if f.level == LEVEL_CHANGES]
-    # Owners' first files stand apart below the run; they are not what was swept up to.
-    found.swept = _run_begins(singles) - 1 if singles else found.head
+    found.swept = _begins(singles) - 1 if singles else found.head
     return found
 
 
-def _run_begins(txids: Sequence[int]) -> int:
-    first = txids[-1]
-    for txid in reversed(txids):
-        if txid < first - 1:
-            break
-        first = txid
-    return first
+def _begins(txids: Sequence[int]) -> int:
+    """The lowest TXID that retention may still find something at."""
+    first, at = txids[-1], len(txids)
+    while at and txids[at - 1] >= first - 1:
+        at -= 1
+        first = txids[at]
+    # A few below the run are owners' first files; more were left behind by a listing cut short.
+    return txids[0] if at > STRAYS_MAX else first
 
 
 class Sweep(msgspec.Struct, frozen=True):

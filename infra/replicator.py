@@ -60,7 +60,11 @@ class Service:
 
     async def run(self, work: Callable[[], Any]) -> Any:
         """Run it in a thread of the pool. A cancelled caller leaves the thread to finish."""
-        return await self._loop.run_in_executor(self._pool, work)
+        return await self.start(work)
+
+    def start(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """The same as a future, for whoever must know when the thread is done with it."""
+        return self._loop.run_in_executor(self._pool, work)
 
     def call_later(self, ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(ms / 1000, callback)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from infra import ids
 from infra.errors import Fenced, StorageError
@@ -35,6 +35,7 @@ class Requests:
         self.trouble: StorageError | None = None
         self.trouble_since: int | None = None
         self.over = False
+        self._flying: set[asyncio.Future[Any]] = set()
         self._service = service
         self._prefix = prefix
 
@@ -44,7 +45,7 @@ class Requests:
         while True:
             self.counts[kind] += 1
             try:
-                done: T = await self._service.run(work)
+                done = await self.run(work)
             except (ObjectBusy, ObjectMissing):
                 pause = RETRY_FIRST_MS
             except Fenced:
@@ -61,6 +62,24 @@ class Requests:
             if self.over:
                 raise asyncio.CancelledError
             await asyncio.sleep(pause * (0.5 + ids.random()) / 1000)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Have a thread do it once. A caller that is cancelled leaves it to `landed`."""
+        future = self._service.start(work)
+        self._flying.add(future)
+        future.add_done_callback(self._landed)
+        done: T = await asyncio.shield(future)
+        return done
+
+    async def landed(self) -> None:
+        """Wait until no thread works for this replica any more, whatever became of it."""
+        if self._flying:
+            await asyncio.wait(list(self._flying))
+
+    def _landed(self, future: asyncio.Future[Any]) -> None:
+        self._flying.discard(future)
+        if not future.cancelled():
+            future.exception()  # looked at: whoever waited may be gone
 
     def _note(self, error: StorageError) -> None:
         if self.trouble_since is None:

@@ -138,7 +138,7 @@ class DirectoryStore:
             self._ready = True
             return
         raise StoreRefused(
-            f"{self.url}: the directory does not exist; is its disk mounted, and the path right?"
+            f"{self.url}: the directory does not exist: mount its disk, or make it with mkdir"
         )
 
     def _prepare(self) -> None:

@@ -89,9 +89,9 @@ def test_a_bucket_that_vanishes_is_not_made_again(
     else:
         store.list("")
     root.rename(root.with_name("unmounted"))
-    with pytest.raises(StoreRefused, match="mounted"):
+    with pytest.raises(StoreRefused, match="mount its disk"):
         store.put("b", b"x", if_absent=True)
-    with pytest.raises(StoreRefused, match="mounted"):
+    with pytest.raises(StoreRefused, match="mount its disk"):
         store.get("a")
     assert not root.exists()
 
