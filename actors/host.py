@@ -388,7 +388,7 @@ class Host(StateReads):
         for reply in scope.fail(error):
             reply.flush()
         if not self._stopping:
-            self.tasks.spawn(self.waking.supersede(scope, error), name="supersede")
+            self.tasks.spawn(self.waking.supersede(scope), name="supersede")
 
     # -- release ---------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.gate import REPLICATED
@@ -65,20 +66,24 @@ class Waking:
         """The scope, open; None where it exists nowhere. Raises Unavailable or TryLater."""
         return await asyncio.shield(self._begin(address))
 
-    def _begin(self, address: Address) -> asyncio.Task[Scope | None]:
+    def _begin(
+        self, address: Address, instead_of: Scope | None = None
+    ) -> asyncio.Task[Scope | None]:
         task = self._fetching.get(address)
         if task is None:
-            task = self._host.tasks.spawn(self._wake(address), name=f"wake {address.scope[:40]}")
+            work = self._wake(address, instead_of)
+            task = self._host.tasks.spawn(work, name=f"wake {address.scope[:40]}")
             task.add_done_callback(_consumed)
             self._fetching[address] = task
         return task
 
-    async def _wake(self, address: Address) -> Scope | None:
+    async def _wake(self, address: Address, instead_of: Scope | None) -> Scope | None:
         error: HoldfastError = Unavailable("waking was interrupted", retry_after_ms=1000)
         scope: Scope | None = None
         try:
+            aside = None if instead_of is None else await self._put_aside(instead_of)
             async with self._turns:
-                scope = await self._find(address)
+                scope = await self._find(address, aside)
             if scope is None and address in self._parked:
                 scope = self._host.open(address, create=True)
             return scope
@@ -93,12 +98,11 @@ class Waking:
             elif mailbox is not None:
                 self._host.refuse(mailbox.drain(), error)
 
-    async def _find(self, address: Address) -> Scope | None:
+    async def _find(self, address: Address, aside: Path | None) -> Scope | None:
         host, replication = self._host, self.replication
         path = ledger_path(host.directory, *address)
         run = replication.service.run
         fetched: Fetched | None = None
-        aside = None
         if path.exists() and path.stat().st_size > 0:
             try:
                 fetched = await run(lambda: replication.compare(address, path))
@@ -158,23 +162,25 @@ class Waking:
 
     # -- superseding -------------------------------------------------------------------------------
 
-    async def supersede(self, scope: Scope, error: HoldfastError) -> None:
+    async def supersede(self, scope: Scope) -> None:
         """Another writer went on: put our file aside, and serve its history instead."""
+        before = scope.bounds
+        try:
+            # As a wake from the first step on: nobody may open the file in between.
+            woken = await asyncio.shield(self._begin(scope.address, scope))
+        except HoldfastError as found:
+            log.error("not woken after fencing scope=%s error=%s", scope.address.scope, found)
+            return
+        if woken is not None:
+            woken.announce(before)
+
+    async def _put_aside(self, scope: Scope) -> Path | None:
         host, replication, address = self._host, self.replication, scope.address
         path = scope.ledger.path
         await host.discard(scope)
         host.index.closed(address, host.now_ms(), None)
         host.index.evict(address)
-        aside = await replication.service.run(lambda: replication.set_aside(path))
-        try:
-            woken = await self.fetch(address)
-        except HoldfastError as found:
-            log.error("not woken after fencing scope=%s error=%s", address.scope, found)
-            return
-        if aside is not None:
-            await replication.service.run(lambda: replication.drop_if_covered(aside, path))
-        if woken is not None:
-            woken.announce(scope.bounds)
+        return await replication.service.run(lambda: replication.set_aside(path))
 
     # -- leaving the disk, and the process ---------------------------------------------------------
 
@@ -187,9 +193,9 @@ class Waking:
         for address, name in host.index.evictable(limit, EVICT_AT_ONCE):
             if address in host.open_scopes or address in self._fetching:
                 continue
-            path = host.directory / name
             host.index.evict(address)  # first: a crash in between leaves a file that is as good
-            await host.run(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
+            # On the loop, though it is file work: nobody may open the file in between.
+            (host.directory / name).unlink(missing_ok=True)
 
     async def drain(self, within_s: float) -> None:
         """Ship what there is, within the time for it. The rest is on this disk, for next time."""

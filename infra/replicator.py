@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from infra.meter import Counts, Meter, Prices, monthly_cost, widened_interval_ms
 from infra.objects import ObjectStore
 from infra.tasks import TaskOwner
 
+T = TypeVar("T")
 THREADS = 16
 INTERVAL_MAX_MS = 60_000  # as far as a budget stretches it
 BUDGET_LOOK_MS = 10_000
@@ -58,9 +59,10 @@ class Service:
         self._looked: Counts = meter.counts
         self._interval_ms = settings.put_interval_ms
 
-    async def run(self, work: Callable[[], Any]) -> Any:
+    async def run(self, work: Callable[[], T]) -> T:
         """Run it in a thread of the pool. A cancelled caller leaves the thread to finish."""
-        return await self.start(work)
+        done: T = await self.start(work)
+        return done
 
     def start(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         """The same as a future, for whoever must know when the thread is done with it."""
