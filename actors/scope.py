@@ -149,6 +149,9 @@ class Scope:
             raise NoBucket("no bucket is configured, so nothing can be 'replicated'")
         if self._stalled is not None and (request.replicated or self.gate.level == REPLICATED):
             raise self._stalled
+        gate = self.gate
+        if gate.shipped >= 0 and self.head - gate.durable > limits.UNSHIPPED_ENTRIES_MAX:
+            raise Busy("the bucket is too far behind", retry_after_ms=STORAGE_RETRY_MS)
         self._mailbox.put(request)
         self._schedule()
 
