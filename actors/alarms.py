@@ -11,6 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from actors.mailbox import Request
+from actors.reply import FutureReply
 from actors.types import Address
 from infra.errors import HoldfastError
 from infra.tasks import TaskOwner
@@ -59,6 +61,39 @@ class Alarms:
     async def aclose(self) -> None:
         await self._tasks.aclose()
 
+    async def set(self, address: Address, name: str, due_at_ms: int, payload: str | None) -> None:
+        """Durable on return: the handler runs at `due_at_ms` or later, at least once."""
+        await self.submit(address, [(name, due_at_ms, payload, 0)], []).taken()
+        # Again: an alarm run that read the rows before this commit may have set a later time.
+        self._host.index.lower_due(address, due_at_ms)
+        self.look()
+
+    async def cancel(self, address: Address, name: str) -> bool:
+        """Take an alarm back; whether there was one."""
+        found = [(name, alarm[1]) for alarm in await self.of(address) if alarm[0] == name]
+        if found:
+            await self.submit(address, [], found).taken()
+        return bool(found)
+
+    def submit(
+        self,
+        address: Address,
+        alarms: list[tuple[str, int, str | None, int]],
+        done: list[tuple[str, int]],
+    ) -> FutureReply:
+        """Set and end alarms in the scope's next commit; its reply comes when they are durable."""
+        reply = FutureReply()
+        self._host.submit(address, Request([], reply, None, alarms=alarms, alarms_done=done))
+        for _, due_at, _, _ in alarms:
+            self._host.index.lower_due(address, due_at)
+            self._host.barrier.mark(self._host.index)
+        return reply
+
+    async def of(self, address: Address) -> list[tuple[str, int, str | None, int]]:
+        """(name, due_at, payload, attempts) of the scope's alarms, soonest first."""
+        scope = await self._host.awake(address)
+        return [] if scope is None else scope.ledger.alarms()
+
     def _fire(self) -> None:
         for address in self._host.index.due(self._host.now_ms(), DUE_MAX + len(self._running)):
             if address not in self._running:
@@ -78,12 +113,12 @@ class Alarms:
 
     async def _run_due(self, address: Address) -> None:
         now = self._host.now_ms()
-        alarms = await self._host.alarms_of(address)
+        alarms = await self.of(address)
         for name, due_at, payload, attempts in alarms:
             if due_at <= now:
                 await self._run_one(address, name, due_at, payload, attempts)
         await self._host.settled(address)
-        left = await self._host.alarms_of(address)
+        left = await self.of(address)
         self._host.index.set_due(address, min((due for _, due, _, _ in left), default=None))
 
     async def _run_one(
@@ -98,8 +133,8 @@ class Alarms:
                 "alarm failed scope=%s name=%s attempt=%d", address.scope, name, attempts + 1
             )
             later = (name, self._host.now_ms() + delay, payload, attempts + 1)
-            if (name, due_at) in [alarm[:2] for alarm in await self._host.alarms_of(address)]:
-                self._host.submit_alarm(address, [later], [])  # else the handler set it anew
+            if (name, due_at) in [alarm[:2] for alarm in await self.of(address)]:
+                self.submit(address, [later], [])  # else the handler set it anew
         else:
             # Only if it is still the one that ran: the handler may have set it anew.
-            self._host.submit_alarm(address, [], [(name, due_at)])
+            self.submit(address, [], [(name, due_at)])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from actors.ledger import Write
 from actors.rows import Key, Overlay, Row, must_store
+from actors.write import Write
 
 
 def choose_rows(write: Write, overlay: Overlay, lagging: Mapping[Key, Row], head: int) -> None:

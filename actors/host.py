@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -21,18 +20,26 @@ from typing import Any, Self
 from actors.alarms import AlarmHandler, Alarms
 from actors.dialects import Dialect, dialect_named
 from actors.dialects.kinds import dialect_name_of
+from actors.gate import REPLICATED
 from actors.header import Unfinished
+from actors.host_settings import Counts, HostSettings
 from actors.index import Index, scan
 from actors.ledger import Ledger
 from actors.mailbox import Request
+from actors.replicating import ScopeSource
+from actors.replication import BucketSettings, Fetched, Replication
 from actors.reply import FutureReply
 from actors.scope import Scope
 from actors.state import EMPTY, StateReads
 from actors.types import Address, Bounds, Draft, Page, Rejected, Reply, Resync, ScopePolicy, Tap
-from infra import clock, ids, limits
+from actors.waking import Waking
+from infra import clock, ids
 from infra.barrier import Barrier, Released
-from infra.errors import Busy, Closed, ConfigError, HoldfastError, StorageError, Unavailable
+from infra.errors import Busy, Closed, ConfigError, Fenced, HoldfastError, StorageError, Unavailable
+from infra.objects import ObjectStore
 from infra.paths import ledger_path
+from infra.process import trim_memory
+from infra.replica import Replica
 from infra.tasks import TaskOwner
 
 log = logging.getLogger("holdfast.host")
@@ -41,39 +48,6 @@ CLEAR_JUMP = 2**20
 OPEN_SLACK = 256  # scopes that may be open above the cap while others are being closed
 THREADS = 2
 TRIM_SCOPES_MIN = 256  # files closed until their memory is given back
-
-
-class Counts:
-    """Totals since start, for metrics."""
-
-    __slots__ = (
-        "commits", "duplicates", "entries", "opens", "passes", "refused", "release_wait_s",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.commits = self.entries = self.refused = self.duplicates = 0
-        self.opens = self.passes = 0
-        self.release_wait_s = 0.0
-
-
-class HostSettings:
-    """Times in seconds. `open_max` is lowered to what the process may have open.
-
-    `dialects` are those an application has configured, by name; the registry has the others.
-    """
-
-    def __init__(
-        self,
-        *,
-        policy: Callable[[Address], ScopePolicy] = lambda _address: ScopePolicy(),
-        idle_s: float = 60.0,
-        open_max: int = 1024,
-        dialects: Mapping[str, Dialect] | None = None,
-    ) -> None:
-        self.policy = policy
-        self.dialects = dialects or {}
-        self.idle_s = idle_s
-        self.open_max = open_max
 
 
 class Host(StateReads):
@@ -86,6 +60,7 @@ class Host(StateReads):
         *,
         on_alarm: AlarmHandler | None = None,
         now_ms: Callable[[], int] = clock.now_ms,
+        store: ObjectStore | None = None,
     ) -> None:
         self.directory = directory
         self.settings = settings or HostSettings()
@@ -93,13 +68,18 @@ class Host(StateReads):
         self.open_scopes: dict[Address, Scope] = {}
         self.taps: dict[Address, list[Tap]] = {}
         self.counts = Counts()
-        self._failed: dict[Address, HoldfastError] = {}
+        self.replicas: dict[Scope, Replica] = {}
+        self.waking: Waking | None = None
+        self.tasks = TaskOwner()
+        self._store = store
+        self._nonce = ids.new_nonce()
+        self._noted: set[Scope] = set()  # the index knows that they are being written
+        self.failures: dict[Address, HoldfastError] = {}
         self._returns: dict[Scope, asyncio.Future[None]] = {}
         self._closing: set[Scope] = set()
         self._closed_files = 0  # since memory was last given back
         self._dirty: dict[Scope, None] = {}  # committed in this loop round
-        self._tasks = TaskOwner()
-        self._alarms = Alarms(self, on_alarm)
+        self.alarms = Alarms(self, on_alarm)
         self._lock_fd = -1
         self._started = self._stopping = False
 
@@ -121,41 +101,64 @@ class Host(StateReads):
             ) from error
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="holdfast-io")
         self.index = Index(self.directory)
-        self._barrier = Barrier(self.directory, self._report)
-        self._barrier.start()
+        if self.settings.bucket is not None:
+            await self._join_bucket(self.settings.bucket)
+        self.barrier = Barrier(self.directory, self._report)
+        self.barrier.start()
         self._started = True
         if self.index.must_rebuild:
             # A killed process may have committed what no barrier passed; it is shown from now on.
-            await self.run(self._barrier.sync_all)
+            await self.run(self.barrier.sync_all)
             found = await self.run(lambda: list(scan(self.directory)))
             self.index.replace(found)
-            self._barrier.mark(self.index)
-        self._tasks.spawn(self._sweep(), name="host-sweep")
-        self._alarms.look()
+            self.barrier.mark(self.index)
+        self.tasks.spawn(self._sweep(), name="host-sweep")
+        if self.waking is not None:
+            self.tasks.spawn(self.waking.catch_up(), name="host-catch-up")
+        self.alarms.look()
+
+    async def _join_bucket(self, bucket: BucketSettings) -> None:
+        replication = Replication(
+            self.directory, bucket, self.index, self.now_ms, nonce=self._nonce, store=self._store
+        )
+        try:
+            await self.run(replication.prepare)
+        except BaseException:
+            self._let_go()
+            raise
+        replication.begin()
+        self.waking = Waking(self, replication)
 
     async def aclose(self) -> None:
         """Let commits reach the disk and their answers out, then close every file."""
         if not self._started or self._stopping:
             return
         self._stopping = True
-        self._alarms.stop()
-        await self._alarms.aclose()
+        self.alarms.stop()
+        await self.alarms.aclose()
         for address in [scope.address for scope in self.open_scopes.values() if scope.busy]:
             with contextlib.suppress(HoldfastError):  # a failed scope has nobody waiting
                 await self.settled(address)
+        if self.waking is not None:
+            await self.waking.drain(self.settings.drain_s)
         while lent := [self._returns[s] for s in self.open_scopes.values() if s.lent]:
             await asyncio.wait(lent)  # a checkpoint has the handle
         for scope in list(self.open_scopes.values()):
             self._close_scope(scope)
         while self._returns:
             await asyncio.wait(list(self._returns.values()))
-        await self._tasks.aclose()
-        await self.run(self._barrier.stop)
+        await self.tasks.aclose()
+        if self.waking is not None:
+            await self.waking.replication.aclose()
+        await self.run(self.barrier.stop)
+        self._let_go()
+        self._started = False
+
+    def _let_go(self) -> None:
         self.index.close()
         self._pool.shutdown()
         self.end_scans()
         os.close(self._lock_fd)
-        self._started = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -166,8 +169,16 @@ class Host(StateReads):
 
     # -- the port --------------------------------------------------------------------------------
 
-    def append(self, address: Address, drafts: list[Draft], reply: Reply, tag: Any) -> None:
-        self.submit(address, Request(drafts, reply, tag))
+    def append(
+        self,
+        address: Address,
+        drafts: list[Draft],
+        reply: Reply,
+        tag: Any,
+        *,
+        replicated: bool = False,
+    ) -> None:
+        self.submit(address, Request(drafts, reply, tag, replicated=replicated))
 
     def submit(self, address: Address, request: Request) -> None:
         """`append` for requests that may also set alarms."""
@@ -175,24 +186,27 @@ class Host(StateReads):
         if scope is None:
             if self._stopping:
                 raise Closed("the server is closing", retry_after_ms=1000)
-            scope = self._open(address, create=True)
+            if self.waking is not None and self.waking.must_fetch(address):
+                self.waking.park(address, request)
+                return
+            scope = self.open(address, create=True)
             assert scope is not None
         scope.append(request)
 
     async def read(
         self, address: Address, after: int, *, entries_max: int, bytes_max: int, joined: bool
     ) -> Page | Resync:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         if scope is None:
             return Page(1, 0, [], "", EMPTY) if after == 0 else Resync("ahead_of_head", EMPTY)
         return scope.read(after, entries_max=entries_max, bytes_max=bytes_max, joined=joined)
 
     async def bounds(self, address: Address) -> Bounds:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         return EMPTY if scope is None else scope.bounds
 
     async def subscribe(self, address: Address, tap: Tap) -> Bounds:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         # No suspension from here on: the head returned and the tap's first entry must meet.
         taps = self.taps.setdefault(address, [])
         if scope is not None:
@@ -211,11 +225,11 @@ class Host(StateReads):
         """Wait until everything committed so far is released."""
         reply = FutureReply()
         self.submit(address, Request([], reply, None))
-        await _taken(reply)
+        await reply.taken()
 
     async def clear(self, address: Address) -> Bounds:
         while True:
-            scope = await self._awake(address)  # each time: it may have been closed meanwhile
+            scope = await self.awake(address)  # each time: it may have been closed meanwhile
             if scope is None:
                 return EMPTY
             if not scope.busy:
@@ -228,55 +242,30 @@ class Host(StateReads):
     async def run(self, work: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._pool, work)
 
-    async def set_alarm(
-        self, address: Address, name: str, due_at_ms: int, payload: str | None
-    ) -> None:
-        """Durable on return: the handler runs at `due_at_ms` or later, at least once."""
-        await _taken(self.submit_alarm(address, [(name, due_at_ms, payload, 0)], []))
-        # Again: an alarm run that read the rows before this commit may have set a later time.
-        self.index.lower_due(address, due_at_ms)
-        self._alarms.look()
-
-    async def cancel_alarm(self, address: Address, name: str) -> bool:
-        """Take an alarm back; whether there was one."""
-        found = [(name, alarm[1]) for alarm in await self.alarms_of(address) if alarm[0] == name]
-        if found:
-            await _taken(self.submit_alarm(address, [], found))
-        return bool(found)
-
-    def submit_alarm(
-        self,
-        address: Address,
-        alarms: list[tuple[str, int, str | None, int]],
-        done: list[tuple[str, int]],
-    ) -> FutureReply:
-        """Set and end alarms in the scope's next commit; its reply comes when they are durable."""
-        reply = FutureReply()
-        self.submit(address, Request([], reply, None, alarms=alarms, alarms_done=done))
-        for _, due_at, _, _ in alarms:
-            self.index.lower_due(address, due_at)
-            self._barrier.mark(self.index)
-        return reply
-
-    async def alarms_of(self, address: Address) -> list[tuple[str, int, str | None, int]]:
-        """(name, due_at, payload, attempts) of the scope's alarms, soonest first."""
-        scope = await self._awake(address)
-        return [] if scope is None else scope.ledger.alarms()
-
     # -- opening ---------------------------------------------------------------------------------
 
-    async def _awake(self, address: Address) -> Scope | None:
+    async def awake(self, address: Address) -> Scope | None:
         """The scope with its file at hand; None where there is no file."""
         while True:
             scope = self.open_scopes.get(address)
             if scope is None:
-                return self._open(address, create=False)
+                if self.waking is not None and self.waking.must_fetch(address):
+                    scope = await self.waking.fetch(address)
+                else:
+                    scope = self.open(address, create=False)
+                if scope is None:
+                    return None
+            if self.waking is not None:
+                await self.waking.until_proven(scope)
             if not scope.lent:
                 return scope
             await asyncio.shield(self._returns[scope])  # others wait for the same future
 
-    def _open(self, address: Address, *, create: bool) -> Scope | None:
-        if (error := self._failed.get(address)) is not None:
+    def open(
+        self, address: Address, *, create: bool, fetched: Fetched | None = None
+    ) -> Scope | None:
+        """Open the local file, or make one. `fetched`: it was just matched with the bucket."""
+        if (error := self.failures.get(address)) is not None:
             raise Unavailable(str(error), retry_after_ms=60_000)
         path = ledger_path(self.directory, *address)
         policy = self.settings.policy(address)
@@ -285,8 +274,17 @@ class Host(StateReads):
             if not create:
                 return None
             ledger = self._create_ledger(path, address, policy)
+        replica = None
+        if self.waking is not None:
+            replica = self.waking.replication.replica_for(ledger, address, fetched)
+        taps = self.taps.get(address, [])
         dialect = self._dialect_named(ledger.header.dialect)
-        scope = Scope(address, ledger, policy, self, self.taps.get(address, []), dialect)
+        scope = Scope(address, ledger, policy, self, taps, dialect, replica)
+        if replica is not None and self.waking is not None:
+            self.replicas[scope] = replica
+            if ledger.header.level == REPLICATED and replica.files is None:
+                self.waking.prove(scope)
+            replica.bind(ScopeSource(scope, self._give_up, self.waking.proven))
         if create or address in self.taps:
             self.taps[address] = scope.taps
         self.open_scopes[address] = scope
@@ -298,7 +296,7 @@ class Host(StateReads):
             return None
         self._make_room()
         try:
-            return Ledger.open(path, address)
+            return Ledger.open(path, address, nonce=self._nonce, tracked=self.waking is not None)
         except Unfinished:
             return None
 
@@ -308,12 +306,13 @@ class Host(StateReads):
     def _create_ledger(self, path: Path, address: Address, policy: ScopePolicy) -> Ledger:
         self._make_room()
         self.index.add(address, path)
-        self._barrier.mark(self.index)
+        self.barrier.mark(self.index)
         dialect = self._dialect_named(dialect_name_of(address.scope))
         return Ledger.create(
             path, address, dialect=dialect.name, epoch=ids.new_id(), at=self.now_ms(),
-            materialize=policy.materialize or dialect.needs_rows,
-            sync=not self._barrier.whole_filesystem,
+            materialize=policy.materialize or dialect.needs_rows, level=policy.level,
+            sync=not self.barrier.whole_filesystem, nonce=self._nonce,
+            tracked=self.waking is not None,
         )  # fmt: skip
 
     def _make_room(self) -> None:
@@ -326,7 +325,7 @@ class Host(StateReads):
         for scope in sorted(idle, key=lambda scope: scope.used_at)[: max(over, 8)]:
             self._close_scope(scope)
 
-    # -- what scopes ask of their host (actors.scope.Shell) --------------------------------------
+    # -- what scopes ask of their host (actors.shell.Shell) --------------------------------------
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
@@ -335,21 +334,25 @@ class Host(StateReads):
         if not self._dirty:
             self._loop.call_soon(self._sync_dirty)
         self._dirty[scope] = None
+        if self.waking is not None and scope not in self._noted:
+            self._noted.add(scope)
+            self.index.opened(scope.address)
+            self.barrier.mark(self.index)
 
     def _sync_dirty(self) -> None:
         """After the turns of one loop round: one pass for all they have committed."""
         dirty, self._dirty = self._dirty, {}
         if len(dirty) == 1:
             (scope,) = dirty
-            if self._barrier.quick(scope):
-                self._release(self._barrier.sync_now(scope))
+            if self.barrier.quick(scope):
+                self._release(self.barrier.sync_now(scope))
                 return
         for scope in dirty:
-            self._barrier.mark(scope)
+            self.barrier.mark(scope)
 
     def lend(self, scope: Scope, work: Callable[[], None]) -> None:
         self._returns[scope] = self._loop.create_future()
-        self._tasks.spawn(self._lent(scope, work), name=f"lent {scope.address.scope[:40]}")
+        self.tasks.spawn(self._lent(scope, work), name=f"lent {scope.address.scope[:40]}")
 
     async def _lent(self, scope: Scope, work: Callable[[], None]) -> None:
         try:
@@ -367,9 +370,25 @@ class Host(StateReads):
     def failed(self, scope: Scope, error: HoldfastError) -> None:
         """Take the scope out of service; its file stays as it is for an operator."""
         log.error("scope unavailable scope=%s error=%s", scope.address.scope, error)
-        self._failed[scope.address] = error
+        self.failures[scope.address] = error
+        if scope in self.replicas:
+            self.replicas[scope].stop()
+        if self.waking is not None:
+            self.waking.proven(scope, error)
         for reply in scope.fail(error):
             reply.flush()
+
+    def _give_up(self, scope: Scope, error: HoldfastError) -> None:
+        """The replica cannot go on: fenced, or its files are damaged."""
+        if self.waking is None or not isinstance(error, Fenced):
+            self.failed(scope, error)
+            return
+        log.warning("fenced scope=%s error=%s", scope.address.scope, error)
+        self.waking.proven(scope, error)
+        for reply in scope.fail(error):
+            reply.flush()
+        if not self._stopping:
+            self.tasks.spawn(self.waking.supersede(scope), name="supersede")
 
     # -- release ---------------------------------------------------------------------------------
 
@@ -402,74 +421,73 @@ class Host(StateReads):
             idle = [s for s in self.open_scopes.values() if s.used_at <= limit and not s.busy]
             for scope in idle:
                 self._close_scope(scope)
+            if self.waking is not None:
+                await self.waking.evict()
             closed = self._closed_files
             if closed >= TRIM_SCOPES_MIN or (closed and not self.open_scopes):
                 self._closed_files = 0
-                _trim_memory()
+                trim_memory()
 
     def _close_scope(self, scope: Scope) -> None:
         if scope in self._closing:
             return
+        if scope.address not in self.failures:
+            scope.fold_tails()
+            if scope.busy and not self._stopping:
+                return  # the replica ships that first
+        self._begin_closing(scope)
+        self.tasks.spawn(self._closed(scope), name=f"close {scope.address.scope[:40]}")
+
+    def _begin_closing(self, scope: Scope) -> None:
         self._closing.add(scope)
-        try:
-            if scope.address not in self._failed:
-                scope.fold_tails()
-        except HoldfastError as error:  # the tails stay recoverable from the entries
-            log.warning("close without fold scope=%s error=%s", scope.address.scope, error)
         scope.lent = True
         self._returns[scope] = self._loop.create_future()
-        self._tasks.spawn(self._closed(scope), name=f"close {scope.address.scope[:40]}")
+
+    async def discard(self, scope: Scope) -> None:
+        """Close a scope whose history is another's now."""
+        while scope.lent and scope in self._returns:
+            await asyncio.shield(self._returns[scope])
+        if scope not in self._closing:
+            self._begin_closing(scope)
+            await self._closed(scope)
 
     async def _closed(self, scope: Scope) -> None:
-        self._barrier.forget(scope)
+        self.barrier.forget(scope)
+        address = scope.address
+        replica = self.replicas.get(scope)
+        record = None
         try:
+            if replica is not None and self.waking is not None:
+                await replica.rest()
+                replica.stop()
+                await replica.landed()
+                record = self.waking.replication.record(replica, scope.ledger)
             await self.run(scope.ledger.close)
         finally:
-            address = scope.address
             if self.open_scopes.get(address) is scope:
                 del self.open_scopes[address]
+            if replica is not None:
+                del self.replicas[scope]
+                self._noted.discard(scope)
+                self.index.closed(address, self.now_ms(), record)
             if not scope.taps:
                 self.taps.pop(address, None)
             self._closing.discard(scope)
             self._closed_files += 1
-            self._reopen_for(address, scope.drain())
+            self.resubmit(address, scope.drain())
             self._returns.pop(scope).set_result(None)
 
-    def _reopen_for(self, address: Address, requests: list[Request]) -> None:
-        """Requests that came while the file was closing go to the scope that follows."""
+    def resubmit(self, address: Address, requests: list[Request]) -> None:
+        """Requests that came while the file was not at hand go to the scope that follows."""
         for request in requests:
             try:
                 self.submit(address, request)
             except HoldfastError as error:
-                rejected = Rejected(error.code, str(error), retry_after_ms=error.retry_after_ms)
-                request.reply.settle(request.tag, [rejected] * max(1, len(request.drafts)), EMPTY)
-                request.reply.flush()
+                self.refuse([request], error)
 
-
-async def _taken(reply: FutureReply) -> None:
-    """Wait for a request without drafts; its only possible outcome is that it was refused."""
-    outcomes, _ = await reply.future
-    for outcome in outcomes:
-        if isinstance(outcome, Rejected):
-            raise StorageError(
-                outcome.message, code=outcome.code, retry_after_ms=outcome.retry_after_ms
-            )
-
-
-def _trim_memory() -> None:
-    """Give the C library's free pages back: many closed files leave many behind."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def raise_open_files_limit(open_max: int) -> int:
-    """Let the process have the files it may need; how many scopes may be open at once."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = open_max * 4 + limits.CONNECTIONS_MAX + 256
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(16, min(open_max, (soft - 256) // 8))
+    def refuse(self, requests: list[Request], error: HoldfastError) -> None:
+        """Tell whoever waits that nothing was taken."""
+        rejected = Rejected(error.code, str(error), retry_after_ms=error.retry_after_ms)
+        for request in requests:
+            request.reply.settle(request.tag, [rejected] * max(1, len(request.drafts)), EMPTY)
+            request.reply.flush()

@@ -13,19 +13,36 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import msgspec
+
 from actors.schema import VERSION
 from actors.types import Address
 from infra.errors import FileRefused, HoldfastError
+from infra.replica_files import Files
 from infra.sqlite import open_reader, open_writer, storage_error, transaction
 
+_VERSION = 2
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS scopes(tenant TEXT NOT NULL, scope TEXT NOT NULL,"
-    " path TEXT NOT NULL, due_at INTEGER, PRIMARY KEY(tenant, scope)) STRICT, WITHOUT ROWID",
+    " path TEXT NOT NULL, due_at INTEGER, replica TEXT, closed_at INTEGER,"
+    " evicted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(tenant, scope)) STRICT, WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS scopes_due ON scopes(due_at) WHERE due_at IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS state("
     "one INTEGER PRIMARY KEY CHECK(one=1), clean INTEGER NOT NULL) STRICT",
     "INSERT OR IGNORE INTO state(one, clean) VALUES (1, 1)",
 )
+
+
+class ReplicaRecord(msgspec.Struct):
+    """What the bucket holds of a closed scope: everything, in these files, last written by the
+    process life `nonce`.
+    """
+
+    files: Files
+    nonce: int
+
+
+_decode_record = msgspec.json.Decoder(ReplicaRecord).decode
 
 
 class Index:
@@ -37,10 +54,12 @@ class Index:
         self.wal_path = root / "index.db-wal"
         self.position = 0
         self.new = not self.path.exists()
+        self.damaged = False  # what it alone knew is lost: which scopes are in the bucket only
         try:
             self._open()
         except FileRefused:
             # Only an index: a damaged one is set aside and built again, without its old WAL.
+            self.damaged = True
             self.path.rename(self.path.with_suffix(".damaged"))
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
@@ -52,6 +71,7 @@ class Index:
         try:
             self._db.execute("PRAGMA wal_autocheckpoint=1000")  # small, and nobody else's to do
             with transaction(self._db):
+                self._migrate()
                 for statement in _TABLES:
                     self._db.execute(statement)
                 (clean,) = self._db.execute("SELECT clean FROM state").fetchone()
@@ -60,6 +80,14 @@ class Index:
         except sqlite3.Error as error:
             self._db.close()
             raise storage_error(error, self.path) from error
+
+    def _migrate(self) -> None:
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        if found < _VERSION:  # older ones knew nothing that the ledger files do not
+            self._db.execute("DROP TABLE IF EXISTS scopes")
+            self._db.execute("DROP TABLE IF EXISTS state")
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            self.new = True
 
     def add(self, address: Address, path: Path) -> None:
         """A scope's file exists from now on."""
@@ -78,6 +106,57 @@ class Index:
             "UPDATE scopes SET due_at=min(coalesce(due_at, ?), ?) WHERE tenant=? AND scope=?",
             (due_at, due_at, *address),
         )
+
+    def closed(self, address: Address, at: int, record: ReplicaRecord | None) -> None:
+        """The scope's file is closed; `record` where the bucket has all of it."""
+        text = None if record is None else msgspec.json.encode(record).decode()
+        self._write(
+            "UPDATE scopes SET closed_at=?, replica=?, evicted=0 WHERE tenant=? AND scope=?",
+            (at, text, *address),
+        )
+
+    def opened(self, address: Address) -> None:
+        """The scope is in use: not to be evicted, and about to hold what the bucket has not."""
+        self._write(
+            "UPDATE scopes SET closed_at=NULL, replica=NULL, evicted=0 WHERE tenant=? AND scope=?",
+            address,
+        )
+
+    def replica_of(self, address: Address) -> ReplicaRecord | None:
+        """What the bucket is known to hold."""
+        row = self._db.execute(
+            "SELECT replica FROM scopes WHERE tenant=? AND scope=?", address
+        ).fetchone()
+        return None if row is None or row[0] is None else _decode_record(row[0])
+
+    def is_evicted(self, address: Address) -> bool:
+        """Whether the scope is in the bucket and not on this disk."""
+        row = self._db.execute(
+            "SELECT evicted FROM scopes WHERE tenant=? AND scope=?", address
+        ).fetchone()
+        return row is not None and bool(row[0])
+
+    def evict(self, address: Address) -> None:
+        """The file is gone from this disk."""
+        self._write("UPDATE scopes SET evicted=1 WHERE tenant=? AND scope=?", address)
+
+    def evictable(self, closed_before: int, limit: int) -> list[tuple[Address, str]]:
+        """(address, path) of scopes closed before then whose files the bucket has whole."""
+        rows = self._db.execute(
+            "SELECT tenant, scope, path FROM scopes WHERE closed_at<? AND replica IS NOT NULL"
+            " AND evicted=0 LIMIT ?",
+            (closed_before, limit),
+        )
+        return [(Address(tenant, scope), path) for tenant, scope, path in rows]
+
+    def unshipped(self, limit: int, after: Address | None = None) -> list[Address]:
+        """Scopes of which the bucket may lack something, in order of name."""
+        rows = self._db.execute(
+            "SELECT tenant, scope FROM scopes WHERE replica IS NULL AND evicted=0"
+            " AND (tenant, scope) > (?, ?) ORDER BY tenant, scope LIMIT ?",
+            (*(after or ("", "")), limit),
+        )
+        return [Address(*row) for row in rows]
 
     def due(self, now_ms: int, limit: int) -> list[Address]:
         """Scopes whose alarm is due, longest due first."""

@@ -9,11 +9,8 @@ A commit here is not yet durable: infra/barrier.py makes it so, and only then ma
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -22,11 +19,17 @@ import msgspec
 
 from actors.dedupe import WINDOW_AGE_MS, WINDOW_MAX
 from actors.header import Header, read_header
+from actors.ledger_file import begin_tracking, empty_wal, opening, write_template
+from actors.owners import Owner, note_owner, read_owners
+from actors.renumber import renumber
 from actors.rows import Key, Row
-from actors.schema import migrate, template
-from actors.types import Address, Bounds, Duplicate, Entry, EntryPage, Retention
+from actors.schema import migrate
+from actors.types import Address, Bounds, Duplicate, Entry, EntryPage
+from actors.visible import entry_of, visible_page
+from actors.write import Write
 from infra.errors import StorageError
-from infra.sqlite import Handle, open_writer, storage_error, transaction
+from infra.sqlite import Handle, storage_error, transaction
+from infra.wal import WalTracker
 
 _SLIM = "INSERT INTO entries(seq, at, kind, cause, body) VALUES "
 _FULL = (
@@ -43,38 +46,14 @@ _ROW = (
     " stamp2=excluded.stamp2, grp=excluded.grp, deleted=excluded.deleted"
 )
 _UPDATE = (
-    "UPDATE scope SET owner=?, txid=?, head=?, floor=?, floor_at=?, jump=?, bytes=?, body_max=?,"
-    " epoch=?, clock=?, updated_at=? WHERE one=1 AND owner=? AND head=?"
+    "UPDATE scope SET owner=?, nonce=?, txid=?, level=?, head=?, floor=?, floor_at=?, jump=?,"
+    " bytes=?, body_max=?, epoch=?, clock=?, updated_at=? WHERE one=1 AND owner=? AND head=?"
 )
 _PAGE = "SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
 _JOINED = (
     "SELECT max(seq), group_concat(body) FROM"
     " (SELECT seq, body FROM entries WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?)"
 )
-VISIBLE_SCAN_MAX = 20_000  # entries looked at for one page of a reader's groups
-_VISIBLE = (
-    "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags FROM entries"
-    " WHERE seq>? AND seq<=? AND (grp IS NULL OR grp IN (SELECT value FROM json_each(?)))"
-    " ORDER BY seq LIMIT ?"
-)
-
-
-class Write(msgspec.Struct):
-    """One transaction's worth: what `commit` puts into the file."""
-
-    at: int
-    entries: list[Entry] = []
-    rows: dict[Key, Row | None] = {}  # None: the row is gone
-    cleared: set[str] = set()
-    unfolded: dict[Key, int] = {}  # rows left behind, with the seq of their stored copy
-    folded: list[Key] = []  # rows that were left behind and are now stored
-    dedupe: list[tuple[str, int, int, str | None]] = []  # (id, seq, count, outcome)
-    alarms: list[tuple[str, int, str | None, int]] = []  # (name, due_at, payload, attempts)
-    alarms_done: list[tuple[str, int]] = []  # (name, due_at as it was when it ran)
-    forget: bool = False  # drop dedupe rows that are too old or too many
-    ddl: Sequence[str] = ()  # tables, indexes and views of the dialect that the file lacks
-    floor: int | None = None
-    clock: str | None = None
 
 
 class StaleOwner(StorageError):
@@ -105,11 +84,23 @@ def _guarded(
 class Ledger:
     """The one writer of a ledger file, for as long as the file still carries its `owner`."""
 
-    def __init__(self, path: Path, db: Handle, header: Header) -> None:
+    def __init__(
+        self, path: Path, db: Handle, header: Header, nonce: int, tracker: WalTracker | None
+    ) -> None:
         self.path = path
         self.header = header
+        self.nonce = nonce
+        self.txid = header.txid  # what the next commit carries
+        self.level = header.level  # the same
+        self.commits = 0  # transactions so far that the tracker will meet in the WAL
+        self._followed = 0
+        self._before = 0
+        self._tracker = tracker
         self._db = db
-        self._claimed = False
+        if header.dialect != "asterql":  # indexes on JSON functions, which SQLite 3.40 distrusts
+            db.execute("PRAGMA trusted_schema=ON")
+        # The same process again: it closed the file itself, nobody came between.
+        self._claimed = nonce != 0 and header.nonce == nonce
 
     @classmethod
     def create(
@@ -121,32 +112,43 @@ class Ledger:
         epoch: str,
         at: int,
         materialize: bool,
+        level: str = "local",
         sync: bool = True,
+        nonce: int = 0,
+        tracked: bool = False,
     ) -> Ledger:
         """A new file with an empty history; a half-made one is finished. Raises StorageError.
 
         Without `sync` the image of an empty ledger is left to the barrier, whose first pass over a
         new file then covers the whole file system; before it nobody is told that the scope exists.
+        `tracked`: a replica will ask which pages the commits change.
         """
-        _write_template(path, sync)
-        with _opening(path) as db:
+        write_template(path, sync)
+        with opening(path, tracked=tracked) as (db, tracker):
             migrate(db)
+            begin_tracking(db, path, tracker)
             with transaction(db):
-                db.execute(
+                made = db.execute(
                     "INSERT OR IGNORE INTO scope(one, tenant, scope, dialect, dialect_version,"
-                    " epoch, owner, txid, level, head, floor, floor_at, jump, bytes, body_max,"
-                    " materialize, created_at, updated_at)"
-                    " VALUES (1,?,?,?,1,?,0,0,'local',0,0,0,0,0,0,?,?,?)",
-                    (*address, dialect, epoch, int(materialize), at, at),
+                    " epoch, owner, nonce, txid, level, head, floor, floor_at, jump, bytes,"
+                    " body_max, materialize, created_at, updated_at)"
+                    " VALUES (1,?,?,?,1,?,0,0,0,?,0,0,0,0,0,0,?,?,?)",
+                    (*address, dialect, epoch, level, int(materialize), at, at),
                 )
-            return cls(path, db, read_header(db, path, address))
+            ledger = cls(path, db, read_header(db, path, address), nonce, tracker)
+            ledger.commits = made.rowcount
+            return ledger
 
     @classmethod
-    def open(cls, path: Path, address: Address) -> Ledger:
-        """An existing file. Raises FileRefused where it is damaged, newer, or another scope's."""
-        with _opening(path) as db:
+    def open(cls, path: Path, address: Address, *, nonce: int = 0, tracked: bool = False) -> Ledger:
+        """An existing file. Raises FileRefused where it is damaged, newer, or another scope's.
+
+        `nonce` names the process life: one that opens its own file again goes on as its owner.
+        """
+        with opening(path, tracked=tracked) as (db, tracker):
             migrate(db)
-            return cls(path, db, read_header(db, path, address))
+            begin_tracking(db, path, tracker)
+            return cls(path, db, read_header(db, path, address), nonce, tracker)
 
     @_guarded
     def commit(self, write: Write) -> None:
@@ -166,13 +168,19 @@ class Ledger:
             if write.floor is not None:
                 new.bytes -= self._trim(write.floor)
                 self._db.execute("UPDATE scope SET bytes=?", (new.bytes,))
+            if write.first_txid is not None:
+                note_owner(self._db, Owner(new.owner, write.first_txid, self.nonce, write.at))
+        self._committed(new)
+
+    def _committed(self, new: Header) -> None:
         self.header = new
+        self.commits += 1
         self._claimed = True
 
     def _advanced(self, write: Write) -> Header:
         old = self.header
         entries = write.entries
-        new = msgspec.structs.replace(old, owner=old.owner if self._claimed else old.owner + 1)
+        new = self._signed(old)
         if entries:
             new.head = entries[-1].seq
             sizes = [entry.size for entry in entries]
@@ -183,6 +191,11 @@ class Ledger:
         if write.clock is not None:
             new.clock = write.clock
         return new
+
+    def _signed(self, old: Header) -> Header:
+        return msgspec.structs.replace(
+            old, owner=self.owner, nonce=self.nonce, txid=self.txid, level=self.level
+        )
 
     def _insert_entries(self, entries: list[Entry]) -> None:
         slim = not any(
@@ -276,8 +289,8 @@ class Ledger:
         # stale. The head too: who opened the file before its owner's last commit does not know it.
         done = self._db.execute(
             _UPDATE,
-            (new.owner, new.txid, new.head, new.floor, new.floor_at, new.jump, new.bytes,
-             new.body_max, new.epoch, new.clock, at, self.header.owner,
+            (new.owner, new.nonce, new.txid, new.level, new.head, new.floor, new.floor_at,
+             new.jump, new.bytes, new.body_max, new.epoch, new.clock, at, self.header.owner,
              self.header.head),
         )  # fmt: skip
         if done.rowcount != 1:
@@ -317,32 +330,18 @@ class Ledger:
             " FROM entries WHERE seq>? AND seq<=? ORDER BY seq",
             (after, upto),
         )
-        return [_entry(values) for values in rows]
+        return [entry_of(values) for values in rows]
 
     @_guarded
     def visible(
         self, after: int, bounds: Bounds, groups: str, *, entries_max: int, bytes_max: int
     ) -> EntryPage:
         """Entries of no group or of one in `groups`, a JSON list; up to the head of `bounds`."""
-        upto = min(
-            bounds.head, after + VISIBLE_SCAN_MAX
-        )  # few may be visible: do not scan for ever
-        found: list[Entry] = []
-        size = 0
-        for values in self._db.execute(_VISIBLE, (after, upto, groups, entries_max)):
-            size += len(values[4])
-            if found and size > bytes_max:
-                return EntryPage(found[-1].seq, found, bounds)
-            found.append(_entry(values))
-        return EntryPage(found[-1].seq if len(found) == entries_max else upto, found, bounds)
+        return visible_page(self._db, after, bounds, groups, entries_max, bytes_max)
 
     @_guarded
     def schema(self) -> dict[str, str]:
-        """The tables, indexes and views of the file: name to SQL.
-
-        From here on they may use JSON functions, which SQLite 3.40 does not count as harmless.
-        """
-        self._db.execute("PRAGMA trusted_schema=ON")
+        """The tables, indexes and views of the file: name to SQL."""
         rows = self._db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
         return dict(rows.fetchall())
 
@@ -397,9 +396,8 @@ class Ledger:
     @_guarded
     def oldest(self, count: int) -> list[tuple[int, int, int]]:
         """(seq, at, bytes) of the oldest entries, for retention by age and size."""
-        return self._db.execute(
-            "SELECT seq, at, length(CAST(body AS BLOB)) FROM entries ORDER BY seq LIMIT ?", (count,)
-        ).fetchall()
+        sql = "SELECT seq, at, length(CAST(body AS BLOB)) FROM entries ORDER BY seq LIMIT ?"
+        return self._db.execute(sql, (count,)).fetchall()
 
     @_guarded
     def alarms(self) -> list[tuple[str, int, str | None, int]]:
@@ -410,32 +408,53 @@ class Ledger:
 
     # -- settings, checkpoint, end -----------------------------------------------------------
 
-    def retention(self, configured: Retention) -> Retention:
-        """The scope's own settings where it has any, else the configured ones."""
-        h = self.header
-        return Retention(
-            configured.entries if h.retain is None else h.retain,
-            configured.seconds if h.retain_seconds is None else h.retain_seconds,
-            configured.bytes if h.retain_bytes is None else h.retain_bytes,
-        )
+    @property
+    def claimed(self) -> bool:
+        """Whether this process has written to the file."""
+        return self._claimed
+
+    @property
+    def owner(self) -> int:
+        """The owner this writer's commits carry: one more than whoever wrote before."""
+        return self.header.owner if self._claimed else max(self.header.owner, self._before) + 1
+
+    def follows(self, owner: int) -> None:
+        """An owner that wrote nothing into the file has claimed it in the bucket."""
+        self._before = owner
+
+    @_guarded
+    def owners(self) -> list[Owner]:
+        """Who owned the history from which replica batch on, oldest first."""
+        return read_owners(self._db)
 
     @_guarded
     def begin_epoch(self, epoch: str, *, jump: int, at: int) -> None:
         """Cut the history: no entries, no rows, numbers go on `jump` higher (I6).
         Committed at once.
         """
-        old = self.header
-        head = old.head + jump
-        new = msgspec.structs.replace(
-            old, epoch=epoch, head=head, floor=head, floor_at=head, jump=old.jump + jump, bytes=0,
-            owner=old.owner if self._claimed else old.owner + 1,
-        )  # fmt: skip
+        new = self._signed(self.header)
+        new.head = new.floor = new.floor_at = self.header.head + jump
+        new.epoch, new.jump, new.bytes = epoch, self.header.jump + jump, 0
         with transaction(self._db):
             for table in ("entries", "rows", "unfolded", "dedupe", "alarms"):
                 self._db.execute(f"DELETE FROM {table}")
             self._write_header(new, at)
-        self.header = new
-        self._claimed = True
+        self._committed(new)
+
+    @_guarded
+    def move_epoch(self, epoch: str, *, jump: int, at: int) -> None:
+        """Keep the history under a new epoch, every number `jump` higher (I6): for a restore that
+        may have cut what was released. Old cursors lie below the new floor. Committed at once.
+        """
+        new = self._signed(self.header)
+        new.head, new.floor = self.header.head + jump, self.header.floor + jump
+        new.floor_at, new.epoch, new.jump = new.floor, epoch, self.header.jump + jump
+        with transaction(self._db):
+            new.bytes, new.body_max = renumber(
+                self._db, new.dialect, head=self.header.head, jump=jump
+            )
+            self._write_header(new, at)
+        self._committed(new)
 
     @property
     def wal_path(self) -> Path:
@@ -447,52 +466,35 @@ class Ledger:
 
         Slow: run it in a thread, with nothing else using the handle.
         """
+        self.follow(self.commits)
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def follow(self, commits: int) -> WalTracker | None:
+        """Have the tracker look at the WAL up to that many commits; in a thread, one at a time."""
+        if self._tracker is not None:
+            self._tracker.advance(commits - self._followed)
+            self._followed = commits
+        return self._tracker
+
+    @_guarded
+    def track_anew(self) -> None:
+        """After the tracker lost its place: empty the WAL and begin there. Slow, as `checkpoint`.
+
+        What changed before is unknown; the next batch must be a whole image.
+        """
+        assert self._tracker is not None
+        empty_wal(self._db, self.path)
+        self._tracker.start()
+        self._followed = self.commits
 
     def close(self) -> None:
         """Checkpoint, remove the WAL, close. Slow, as `checkpoint`."""
         self._db.close()
-
-
-@contextlib.contextmanager
-def _opening(path: Path) -> Iterator[Handle]:
-    """A writer handle that is closed again where opening does not succeed to the end."""
-    db = open_writer(path)
-    try:
-        yield db
-    except sqlite3.Error as error:
-        db.close()
-        raise storage_error(error, path) from error
-    except BaseException:
-        db.close()
-        raise
-
-
-def _write_template(path: Path, sync: bool) -> None:
-    fresh = path.with_suffix(".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > 0:
-            return
-        with fresh.open("wb") as file:  # closed before SQLite opens it, or its locks would go
-            file.write(template())
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        fresh.replace(path)  # a disk that fills leaves no half of a file in its place
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        code = "disk_full" if error.errno == errno.ENOSPC else "read_only"
-        raise StorageError(f"{path.name}: {error.strerror}", code=code) from error
+        if self._tracker is not None:
+            self._tracker.close()  # after SQLite: closing it earlier would drop SQLite's locks
 
 
 def _full_values(e: Entry) -> tuple[Any, ...]:
     return (
-        e.seq, e.at, e.kind, e.cause, e.body, e.origin, e.ref, e.grp, e.stamp1, e.stamp2, e.flags
+        e.seq, e.at, e.kind, e.cause, e.body, e.origin, e.ref, e.grp, e.stamp1, e.stamp2, e.flags,
     )  # fmt: skip
-
-
-def _entry(values: tuple[Any, ...]) -> Entry:
-    seq, at, kind, cause, body, *rest = values
-    return Entry(seq, at, kind, cause, body, len(body.encode()), None, *rest)

@@ -16,7 +16,10 @@ BUSY_RETRY_MS = 100
 
 
 class Request(msgspec.Struct):
-    """Drafts of one caller, or alarms to set or end. `outcomes` is filled when they are decided."""
+    """Drafts of one caller, or alarms to set or end. `outcomes` is filled when they are decided.
+
+    `replicated`: the answer waits for the bucket, whatever the scope's level.
+    """
 
     drafts: list[Draft]
     reply: Reply
@@ -24,6 +27,7 @@ class Request(msgspec.Struct):
     alarms: list[tuple[str, int, str | None, int]] = []
     alarms_done: list[tuple[str, int]] = []
     outcomes: list[Outcome] = []
+    replicated: bool = False
 
 
 class Mailbox:

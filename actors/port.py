@@ -20,8 +20,18 @@ class Port(Protocol):
     Unknown scopes read as empty and are not created by reading.
     """
 
-    def append(self, address: Address, drafts: list[Draft], reply: Reply, tag: Any) -> None:
-        """Have the drafts sequenced and stored. Raises Busy, Closed, Unavailable:
+    def append(
+        self,
+        address: Address,
+        drafts: list[Draft],
+        reply: Reply,
+        tag: Any,
+        *,
+        replicated: bool = False,
+    ) -> None:
+        """Have the drafts sequenced and stored; `replicated`: answer when the bucket has them.
+
+        Raises Busy, Closed, TryLater, Unavailable and, for `replicated` without a bucket, NoBucket:
         nothing was taken.
         """
 

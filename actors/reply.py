@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from actors.types import Bounds, Outcome
+from actors.types import Bounds, Outcome, Rejected
+from infra.errors import StorageError
 
 
 class FutureReply:
@@ -21,3 +22,15 @@ class FutureReply:
 
     def flush(self) -> None:
         """Nothing is gathered here."""
+
+    async def taken(self) -> None:
+        """Wait for a request without drafts, whose only other outcome is that it was refused.
+
+        Raises StorageError then.
+        """
+        outcomes, _ = await self.future
+        for outcome in outcomes:
+            if isinstance(outcome, Rejected):
+                raise StorageError(
+                    outcome.message, code=outcome.code, retry_after_ms=outcome.retry_after_ms
+                )

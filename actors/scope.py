@@ -9,119 +9,82 @@ barrier says later how far the file is durable, and only then replies and taps h
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from actors.dedupe import DedupeWindow, Notes, noted
+from actors.batch_plan import BatchPlan
+from actors.dedupe import DedupeWindow
 from actors.dialects import Dialect, Schema, dialect_named
-from actors.folding import choose_rows
-from actors.ledger import Ledger, StaleOwner, Write
+from actors.gate import LOCAL, REPLICATED, Gate, Opened, Waiting
+from actors.ledger import Ledger, StaleOwner
 from actors.mailbox import Mailbox, Request
+from actors.recovery import fold_behind
 from actors.retention import Trimmer
-from actors.rows import Key, Overlay, Row, RowCache
+from actors.rows import Key, Row, RowCache
+from actors.shell import Shell, Shipper
 from actors.types import (
     Address,
-    Appended,
     Batch,
     Bounds,
-    Draft,
-    Duplicate,
-    Entry,
     EntryPage,
-    Outcome,
     Page,
-    Refusal,
     Rejected,
     Reply,
     Resync,
     ScopePolicy,
     Tap,
 )  # fmt: skip
+from actors.wal_size import WalSize
+from actors.write import Write
 from infra import limits
-from infra.errors import Busy, HoldfastError, StorageError, Unavailable
+from infra.errors import Busy, Fenced, HoldfastError, NoBucket, StorageError, Unavailable
 
 log = logging.getLogger("holdfast.scope")
 
-# Estimated bytes of WAL between checkpoints. A WAL that is written over again syncs evenly (p90
-# 0.24 ms), a growing one does not (0.88 ms), so it is short; a busy scope has a longer one, because
-# its writes wait for each checkpoint.
-CHECKPOINT_BYTES = 4 << 20
-CHECKPOINT_BYTES_MAX = 32 << 20
-CHECKPOINT_EVERY_MS = 2000  # more often than this is busy
-PAGE_BYTES = 4096
 WINDOW_LOAD_MAX = 4096  # entries whose causes are read between two turns
 STORAGE_RETRY_MS = 1000
 RELEASE_LAG_MAX = limits.UNRELEASED_BATCHES_MAX
-
-
-class _Waiting(msgspec.Struct):
-    """A batch between its commit and its release. `last` is the head everything in it has seen."""
-
-    first: int
-    last: int
-    position: int
-    at: int
-    bodies: list[str]
-    requests: list[Request]
-    entries: list[Entry]  # empty where the dialect's followers do with bodies
-
-
-class Tally(Protocol):
-    """Totals a scope adds to."""
-
-    commits: int
-    entries: int
-    refused: int
-    duplicates: int
-    release_wait_s: float
-
-
-class Shell(Protocol):
-    """What a scope needs of its host, so that it runs without a loop in tests."""
-
-    @property
-    def counts(self) -> Tally: ...
-
-    def call_soon(self, callback: Callable[[], None]) -> None: ...
-    def now_ms(self) -> int: ...
-    def mark(self, scope: Scope) -> None: ...
-    def lend(self, scope: Scope, work: Callable[[], None]) -> None: ...
-    def failed(self, scope: Scope, error: HoldfastError) -> None: ...
 
 
 class Scope:
     """The actor. Every method is called on the loop thread."""
 
     def __init__(
-        self, address: Address, ledger: Ledger, policy: ScopePolicy, shell: Shell, taps: list[Tap],
+        self,
+        address: Address,
+        ledger: Ledger,
+        policy: ScopePolicy,
+        shell: Shell,
+        taps: list[Tap],
         dialect: Dialect | None = None,
-    ) -> None:  # fmt: skip
+        replica: Shipper | None = None,
+    ) -> None:
         self.address = address
         self.taps = taps
         self.lent = False
         self.position = 0  # commits so far: what the barrier reports back
-        self._passed = 0  # of these, how many it has reported
         self.new = ledger.header.head == 0
         self.wal_path: Path = ledger.wal_path
         self.used_at = shell.now_ms()
-        self.released = ledger.header.head
+        # A scope that was `replicated` stays so until the bucket knows that it no longer is.
+        level = ledger.header.level if policy.level == LOCAL and replica else policy.level
+        self.gate = Gate(ledger.header.head, level, replica=replica is not None)
+        self.level = policy.level
+        self._replica = replica
+        self._stalled: HoldfastError | None = None
+        self._noted = False  # this opening has told the file where its owner's batches begin
         self._ledger = ledger
         self._dialect = dialect or dialect_named(ledger.header.dialect)
-        self._trimmer = Trimmer(ledger.retention(policy.retention))
+        self._trimmer = Trimmer(ledger.header.retention(policy.retention))
         self._shell = shell
         self._mailbox = Mailbox()
         self._scheduled = False
-        self._waiting: deque[_Waiting] = deque()
         self._window: DedupeWindow | None = None
         self._forget = False
         self._rows = RowCache(ledger.row)
-        self._wal_bytes = 0
-        self._wal_bytes_max = CHECKPOINT_BYTES
-        self._checkpointed_at = 0
+        self._wal = WalSize()
         self._last_at = 0
         self._error: HoldfastError | None = None
         self._bounds: Bounds | None = None
@@ -138,14 +101,24 @@ class Scope:
         return self._ledger.header.head
 
     @property
+    def released(self) -> int:
+        return self.gate.released
+
+    @property
     def bounds(self) -> Bounds:
         """As far as anybody may see."""
         if self._before is not None:
             return self._before
         known = self._bounds
-        h = self._ledger.header
-        if known is None or known.head != self.released or known.floor != h.floor:
-            known = Bounds(h.epoch, self.released, min(h.floor, self.released), self.released)
+        h, gate = self._ledger.header, self.gate
+        head, durable = gate.released, gate.durable
+        if (
+            known is None
+            or known.head != head
+            or known.floor != h.floor
+            or known.durable != durable
+        ):
+            known = Bounds(h.epoch, head, min(h.floor, head), min(durable, head))
             self._bounds = known
         return known
 
@@ -156,13 +129,29 @@ class Scope:
     @property
     def busy(self) -> bool:
         """Whether something would be lost or delayed by closing the file now."""
-        unsynced = self._passed < self.position and self._error is None
-        return bool(self._mailbox or self._waiting or self.lent or self._scheduled or unsynced)
+        if self.unsettled:
+            return True
+        return self._replica is not None and self._error is None and self._replica.pending
+
+    @property
+    def unsettled(self) -> bool:
+        """The same but for the replica."""
+        unsynced = self.gate.passed < self.position and self._error is None
+        return bool(self._mailbox or self.gate or self.lent or self._scheduled or unsynced)
 
     def append(self, request: Request) -> None:
         """Put the request into the mailbox. Raises Busy or Unavailable, having taken nothing."""
+        if isinstance(self._error, Fenced):
+            raise Fenced(str(self._error), retry_after_ms=STORAGE_RETRY_MS)
         if self._error is not None:
             raise Unavailable(str(self._error), retry_after_ms=STORAGE_RETRY_MS)
+        if request.replicated and self._replica is None:
+            raise NoBucket("no bucket is configured, so nothing can be 'replicated'")
+        if self._stalled is not None and (request.replicated or self.gate.level == REPLICATED):
+            raise self._stalled
+        gate = self.gate
+        if gate.shipped >= 0 and self.head - gate.durable > limits.UNSHIPPED_ENTRIES_MAX:
+            raise Busy("the bucket is too far behind", retry_after_ms=STORAGE_RETRY_MS)
         self._mailbox.put(request)
         self._schedule()
 
@@ -216,8 +205,8 @@ class Scope:
         self._scheduled = False
         if self.lent or self._error is not None:
             return
-        if len(self._waiting) >= RELEASE_LAG_MAX:
-            return  # the disk is behind; `release` schedules the next turn
+        if len(self.gate.waiting) >= RELEASE_LAG_MAX:
+            return  # disk or bucket is behind; `_let_out` schedules the next turn
         kept = self.head - self._ledger.header.floor
         if self._window is None and self._mailbox and kept > WINDOW_LOAD_MAX:
             self._lend(self._load_window)  # long: in a thread, the mailbox waits
@@ -232,150 +221,113 @@ class Scope:
         except Exception as error:  # nobody may be left waiting; the transaction rolled back
             log.exception("commit failed scope=%s", self.address.scope)
             self._refuse_all(requests, StorageError(f"{type(error).__name__}: {error}"))
-        if self._wal_bytes > self._wal_bytes_max:
+        reading = self._replica is not None and self._replica.reading
+        if self._wal.too_long and not reading:
             self._checkpoint()
         elif self._mailbox or self._trimmer.is_behind(self._ledger.header):
             self._schedule()
 
     def _checkpoint(self) -> None:
-        now = self._shell.now_ms()
-        busy = now - self._checkpointed_at < CHECKPOINT_EVERY_MS
-        wanted = self._wal_bytes_max * 2 if busy else self._wal_bytes_max // 2
-        self._wal_bytes_max = min(CHECKPOINT_BYTES_MAX, max(CHECKPOINT_BYTES, wanted))
-        self._checkpointed_at = now
-        self._wal_bytes = 0
+        self._wal.begin_anew(self._shell.now_ms())
         self._lend(self._ledger.checkpoint)
 
     def _commit(self, requests: list[Request]) -> None:
         at = self._last_at = max(self._shell.now_ms(), self._last_at)
         self.used_at = at
-        header = self._ledger.header
-        overlay = Overlay(self._rows, at=at)
-        causes: dict[str, int] = {}
-        notes: Notes = {}
-        entries: list[Entry] = []
-        plan_one = self._plan_one
+        ledger = self._ledger
+        header = ledger.header
+        counts = self._shell.counts
+        batch = BatchPlan(ledger, self._dialect, self._rows, self._window, counts, at)
+        plan_one = batch.plan_one
         for request in requests:
-            request.outcomes = [
-                plan_one(draft, overlay, entries, causes, notes, at) for draft in request.drafts
-            ]
-        write = self._write(requests, overlay, entries, notes, at)
+            request.outcomes = [plan_one(draft) for draft in request.drafts]
+        entries = batch.entries
+        write = batch.write(requests, self._trimmer.new_floor(ledger, len(entries), at))
         if write is not None:
-            changed = dict(overlay.batch)
-            self._ledger.commit(write)
-            self.position += 1
-            self._shell.counts.commits += 1
-            self._shell.counts.entries += len(entries)
-            self._rows.commit(changed, overlay.cleared)
-            if causes and self._window is not None:
-                self._forget = self._window.add(causes) or self._forget
-            self._wal_bytes += (
-                PAGE_BYTES * (3 + 2 * len(write.rows)) + self._ledger.header.bytes - header.bytes
-                if write.floor is None
-                else PAGE_BYTES * 8 + sum(entry.size for entry in entries)
-            )
-            self._shell.mark(self)
+            write.forget, self._forget = self._forget, False
+            changed = dict(batch.overlay.batch)
+            self._put(write)
+            counts.commits += 1
+            counts.entries += len(entries)
+            self._rows.commit(changed, batch.overlay.cleared)
+            if batch.causes and self._window is not None:
+                self._forget = self._window.add(batch.causes) or self._forget
+            grown = self._wal.grow(write, ledger.header.bytes - header.bytes)
+            if self._replica is not None:
+                self._replica.committed(grown)
         bodies = [entry.body for entry in entries]
-        self._waiting.append(
-            _Waiting(
-                header.head + 1, self.head, self.position, at, bodies, requests,
-                entries if self._dialect.whole_entries else [],
-            )
-        )  # fmt: skip
-        if write is None and self._passed >= self.position:
+        whole = entries if self._dialect.whole_entries else []
+        self.gate.hold(
+            Waiting(header.head + 1, self.head, self.position, at, bodies, requests, whole)
+        )
+        if self._replica is not None and self.gate.urgent:
+            self._replica.urge()
+        if write is None and self.gate.passed >= self.position:
             for reply in self.release(self.position):
                 reply.flush()
 
-    def _plan_one(
-        self, draft: Draft, overlay: Overlay, entries: list[Entry], causes: dict[str, int],
-        notes: Notes, at: int,
-    ) -> Outcome:  # fmt: skip
-        head = entries[-1].seq if entries else self._ledger.header.head
-        try:
-            if draft.make is not None:
-                draft = draft.make(head + 1, at)
-            cause = draft.cause
-            seq = causes.get(cause)
-            if seq is not None:  # earlier in this very batch
-                _, _, count, outcome = notes.get(cause, (cause, seq, 1, None))
-                body = next(e.body for e in entries if e.seq == seq) if count else None
-                return Duplicate(seq, count, outcome, body)
-            assert self._window is not None
-            seq = self._window.get(cause)
-            if seq is not None:
-                self._shell.counts.duplicates += 1
-                return self._ledger.recall(cause, seq)
-            if draft.expect is not None and draft.expect != head:
-                return Rejected("conflict", f"expected head {draft.expect}, it is {head}")
-            planned = self._dialect.plan(draft, head + 1, at, overlay)
-            if self._ledger.header.materialize:
-                for entry in planned:
-                    self._dialect.apply(overlay, entry)
-        except Refusal as refusal:
-            overlay.refuse()
-            self._shell.counts.refused += 1
-            return Rejected(refusal.code, str(refusal), refusal.detail)
-        except StorageError:
-            raise
-        except Exception as error:  # a caller's factory or a peer's bytes must not end the batch
-            overlay.refuse()
-            if isinstance(error, HoldfastError):
-                return Rejected(error.code, str(error), error=error)
-            if draft.make is None:  # else it is the caller's, and reaches the caller
-                log.exception("draft failed scope=%s", self.address.scope)
-            return Rejected("internal", "the draft could not be planned", error=error)
-        overlay.accept()
-        entries.extend(planned)
-        if len(planned) == 1 and draft.outcome is None and cause:
-            causes[cause] = head + 1
-            return Appended(head + 1, head + 1)
-        return noted(draft, head, len(planned), causes, notes)
+    def _put(self, write: Write) -> None:
+        """Commit, and tell disk and bucket that there is something."""
+        ledger, replica = self._ledger, self._replica
+        if replica is not None:
+            ledger.txid = replica.next_txid
+            if ledger.level != self.level:
+                ledger.level = self.level
+                if self.level == LOCAL:
+                    self.gate.lower_level_after(self.position + 1)
+            if not ledger.claimed:
+                write.first_txid = replica.claim_txid
+                self._noted = True
+        ledger.commit(write)
+        self._count_commit()
 
-    def _write(
-        self, requests: list[Request], overlay: Overlay, entries: list[Entry], notes: Notes, at: int
-    ) -> Write | None:
-        write = Write(at, entries, cleared=overlay.cleared, dedupe=list(notes.values()))
-        for request in requests:
-            if request.alarms or request.alarms_done:
-                write.alarms = write.alarms + request.alarms
-                write.alarms_done = write.alarms_done + request.alarms_done
-        write.floor = self._trimmer.new_floor(self._ledger, len(entries), at)
-        choose_rows(write, overlay, self._rows.lagging, self.head)
-        kept = write.floor is None and not (write.alarms or write.alarms_done)
-        if kept and not (entries or overlay.batch or write.dedupe):
-            return None
-        if self._forget:
-            write.forget, self._forget = True, False
-        return write
+    def _count_commit(self) -> None:
+        self.position += 1
+        self._shell.mark(self)
+        if self._replica is not None:
+            self._replica.committed()
 
     # -- release --------------------------------------------------------------------------------
 
     def release(self, position: int) -> list[Reply]:
-        """The commits up to `position` are durable: answer and fan out what they hold.
+        """The commits up to `position` are on the disk: answer and fan out what may leave now.
 
         Returns who got answers, for one `flush` each.
         """
-        self._passed = max(self._passed, position)
-        waiting = self._waiting
-        done: list[_Waiting] = []
-        while waiting and waiting[0].position <= position:
-            done.append(waiting.popleft())
-        if not done:
-            return []
-        self.released = max(self.released, done[-1].last)
-        if self._before is not None:
+        opened = self.gate.pass_disk(position)
+        if self._replica is not None:
+            self._replica.synced()
+        return self._let_out(opened)
+
+    def shipped(self, position: int, head: int) -> None:
+        """The bucket has the commits up to `position`, and all entries up to `head`."""
+        before = self.gate.durable
+        opened = self.gate.pass_bucket(position, head)
+        self._stalled = None
+        for reply in self._let_out(opened):
+            reply.flush()
+        if not opened.batches and self.gate.durable != before and self._before is None:
+            for tap in tuple(self.taps):
+                tap.durable(self.bounds)
+        if self._wal.too_long:
+            self._schedule()  # the checkpoint that waited for the pages to be read
+
+    def _let_out(self, opened: Opened) -> list[Reply]:
+        done = opened.batches
+        if done and self._before is not None:
             self._show_new_epoch()
-        self._shell.counts.release_wait_s += (self._shell.now_ms() - done[0].at) / 1000
         bounds = self.bounds
         touched: dict[Reply, None] = {}
-        bodies: list[str] = []
-        entries: list[Entry] = []
-        for batch in done:
+        for request in opened.requests:
+            request.reply.settle(request.tag, request.outcomes, bounds)
+            touched[request.reply] = None
+        if not done:
+            return list(touched)
+        self._shell.counts.release_wait_s += (self._shell.now_ms() - done[0].at) / 1000
+        bodies, entries = done[0].bodies, done[0].entries
+        for batch in done[1:]:
             bodies.extend(batch.bodies)
             entries.extend(batch.entries)
-            for request in batch.requests:
-                request.reply.settle(request.tag, request.outcomes, bounds)
-                touched[request.reply] = None
         if bodies and self.taps:
             released = Batch(done[0].first, done[-1].last, bodies, bounds, entries)
             for tap in tuple(self.taps):
@@ -384,13 +336,37 @@ class Scope:
             self._schedule()
         return list(touched)
 
+    def stall(self, error: HoldfastError) -> None:
+        """The bucket takes nothing: whoever waits for it hears so and may repeat; readers go on.
+
+        What was committed stays, and leaves when the bucket has it.
+        """
+        self._stalled = error
+        for reply in self._settle_rejected(self.gate.give_up(), error):
+            reply.flush()
+
+    def claim(self, txid: int) -> None:
+        """The owner's batches begin with `txid`: have the file say so, where it does not yet."""
+        ledger = self._ledger
+        if self._error is not None:
+            return
+        if ledger.claimed and (owners := ledger.owners()):
+            last = owners[-1]
+            stale = last.txid > txid or (self._noted and last.txid != txid)
+            if last.owner == ledger.owner and not stale:
+                return
+        self._put(Write(self._shell.now_ms(), first_txid=txid))
+        self._noted = True
+
+    def track_anew(self) -> None:
+        """Empty the WAL and follow it from there; the next batch is a whole image."""
+        if not self.lent and self._error is None:
+            self._lend(self._ledger.track_anew)
+
     def fail(self, error: HoldfastError) -> list[Reply]:
         """The file cannot be trusted any more: whoever waits hears so; nothing of it is shown."""
         self._error = error
-        waiting = [request for batch in self._waiting for request in batch.requests]
-        requests = [*waiting, *self._mailbox.drain()]
-        self._waiting.clear()
-        return self._settle_rejected(requests, error)
+        return self._settle_rejected([*self.gate.drop(), *self._mailbox.drain()], error)
 
     def _refuse_all(self, requests: list[Request], error: HoldfastError) -> None:
         for reply in self._settle_rejected(requests, error):
@@ -436,60 +412,75 @@ class Scope:
         """Give the file what the dialect wants besides the tables every file has."""
         missing = schema(self._ledger.schema())
         if missing:
-            self._ledger.commit(Write(self._shell.now_ms(), ddl=missing))
-            self.position += 1
-            self._shell.mark(self)
+            self._put(Write(self._shell.now_ms(), ddl=missing))
 
     def _recover(self) -> None:
         """After a crash: fold the tails of rows that lagged behind, and store them."""
-        lagging = self._ledger.unfolded()
-        overlay = Overlay(self._rows, at=self._shell.now_ms())
-        only = frozenset(lagging)
-        for entry in self._ledger.entries(min(lagging.values()), self.head):
-            self._apply_newer(overlay, entry, only, lagging)
-        rows = {key: row for key, row in overlay.batch.items() if key in lagging}
-        self._ledger.commit(Write(overlay.at, rows=rows, folded=list(lagging)))
+        at = self._shell.now_ms()
+        rows, behind = fold_behind(self._ledger, self._dialect, self._rows, at)
+        self._put(Write(at, rows=rows, folded=behind))
         self._rows.commit(dict(rows), set())
-        self.position += 1
-        self._shell.mark(self)
-
-    def _apply_newer(
-        self, overlay: Overlay, entry: Entry, only: frozenset[Key], lagging: dict[Key, int]
-    ) -> None:
-        newer = frozenset(key for key in only if lagging[key] < entry.seq)
-        self._dialect.apply(overlay, entry, newer)
-        overlay.accept()
 
     def fold_tails(self) -> None:
-        """Store every row that lags behind, so that a closed file needs no recovery."""
+        """Store every row that lags behind, so that a closed file needs no recovery.
+
+        Where the disk does not take it, the tails stay recoverable from the entries.
+        """
         lagging = self._rows.lagging
-        if lagging and self._error is None:
-            rows: dict[Key, Row | None] = {
-                key: msgspec.structs.replace(row) for key, row in lagging.items()
-            }
-            self._ledger.commit(Write(self._shell.now_ms(), rows=rows, folded=list(rows)))
-            self._rows.commit(rows, set())
-            self.position += 1
+        if not lagging or self._error is not None:
+            return
+        rows: dict[Key, Row | None] = {
+            key: msgspec.structs.replace(row) for key, row in lagging.items()
+        }
+        try:
+            self._put(Write(self._shell.now_ms(), rows=rows, folded=list(rows)))
+        except HoldfastError as error:
+            log.warning("tails not folded scope=%s error=%s", self.address.scope, error)
+            return
+        self._rows.commit(rows, set())
 
     def begin_epoch(self, epoch: str, jump: int) -> None:
         """Clear the scope: a new history whose numbers lie above every old cursor (I6)."""
         if self._error is not None:  # the file stays as it is for an operator
             raise Unavailable(str(self._error), retry_after_ms=STORAGE_RETRY_MS)
-        if self.busy:
+        if self.unsettled:
             raise Busy("writes are under way", retry_after_ms=50)
-        at = self._shell.now_ms()
-        self._before = self.bounds  # what is shown until the new history is durable
-        self._ledger.begin_epoch(epoch, jump=jump, at=at)
-        self.position += 1
-        self._rows = RowCache(self._ledger.row)
+        self._cut(lambda at: self._ledger.begin_epoch(epoch, jump=jump, at=at))
         self._window = DedupeWindow([])
-        self._waiting.append(_Waiting(self.head + 1, self.head, self.position, at, [], [], []))
-        self._shell.mark(self)
+
+    def move_epoch(self, epoch: str, jump: int) -> None:
+        """The same entries under a new epoch: after a restore that may have cut the history.
+
+        Shown once the bucket has it, whatever the level: no other restore may use its numbers.
+        """
+        self._cut(lambda at: self._ledger.move_epoch(epoch, jump=jump, at=at))
+        self._window = None
+        if self._replica is not None and self.gate.level == LOCAL:
+            self.gate.level = REPLICATED
+            self.gate.lower_level_after(self.position)
+
+    def _cut(self, work: Callable[[int], None]) -> None:
+        at = self._shell.now_ms()
+        self._before = self.bounds  # what is shown until the new history may be
+        if self._replica is not None:
+            if not self._ledger.claimed:
+                self._put(Write(at))
+            self._ledger.txid = self._replica.next_txid
+        work(at)
+        self._count_commit()
+        self._rows = RowCache(self._ledger.row)
+        self.gate.hold(Waiting(self.head + 1, self.head, self.position, at, [], []))
 
     def _show_new_epoch(self) -> None:
         self._before = self._bounds = None
         for tap in tuple(self.taps):
             tap.reset(self.bounds)
+
+    def announce(self, before: Bounds) -> None:
+        """Another writer went on from `before`: have followers read what they missed."""
+        bounds = self.bounds
+        for tap in tuple(self.taps):
+            (tap.reset if bounds.epoch != before.epoch else tap.moved)(bounds)
 
     def drain(self) -> list[Request]:
         """Take what waits out of the mailbox, for the scope that is opened after this one."""

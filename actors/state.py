@@ -30,7 +30,7 @@ class StateReads(ABC):
     _scans: ThreadPoolExecutor | None = None
 
     @abstractmethod
-    async def _awake(self, address: Address) -> Scope | None: ...
+    async def awake(self, address: Address) -> Scope | None: ...
 
     @abstractmethod
     async def settled(self, address: Address) -> None: ...
@@ -39,7 +39,7 @@ class StateReads(ABC):
     async def run(self, work: Callable[[], Any]) -> Any: ...
 
     async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         if scope is None:
             return None
         path = scope.ledger.path
@@ -55,13 +55,13 @@ class StateReads(ABC):
     async def visible(
         self, address: Address, after: int, groups: str, *, entries_max: int, bytes_max: int
     ) -> EntryPage | Resync:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         if scope is None:
             return EntryPage(0, [], EMPTY) if after == 0 else Resync("ahead_of_head", EMPTY)
         return scope.visible(after, groups, entries_max=entries_max, bytes_max=bytes_max)
 
     async def get(self, address: Address, keys: Sequence[Key]) -> list[Row | None]:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         if scope is None:
             return [None] * len(keys)
         found = scope.rows(keys)
@@ -73,7 +73,7 @@ class StateReads(ABC):
         return found
 
     async def scan(self, address: Address, work: Work) -> Spool | None:
-        scope = await self._awake(address)
+        scope = await self.awake(address)
         if scope is None:
             return None
         path = scope.ledger.path

@@ -184,6 +184,9 @@ class Tap(Protocol):
     def durable(self, bounds: Bounds) -> None:
         """Only the durable position moved."""
 
+    def moved(self, bounds: Bounds) -> None:
+        """The head moved without a batch: what lies before it must be read."""
+
     def reset(self, bounds: Bounds) -> None:
         """The history was cut: a new epoch begins at `bounds`."""
 

@@ -29,9 +29,11 @@ class Server:
 
     def start(self, *, clean: bool = True) -> Server:
         """Start and wait until it listens. Raises RuntimeError with the end of its log."""
-        if clean:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        bucket = self.directory.with_name(f"{self.directory.name}-bucket")
+        for directory in (self.directory, bucket):
+            if clean:
+                shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True, exist_ok=True)
         self.port = _free_port()
         port, data = str(self.port), str(self.directory)
         env = {
@@ -40,7 +42,7 @@ class Server:
             "DIR": data,
             "HOLDFAST_PORT": port,
             "HOLDFAST_DATA_DIR": data,
-            **self.peer.env,
+            **{name: value.replace("{DIR}", data) for name, value in self.peer.env.items()},
         }
         self._log = self._log_path.open("wb")
         self._process = subprocess.Popen(

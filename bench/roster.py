@@ -35,7 +35,8 @@ TOKEN_KEY = f"bench:{secrets.token_hex(32)}"
 @dataclass(frozen=True)
 class Peer:
     """One server. `command(port)` starts it, `adapter(port, load)` speaks to it; PORT and DIR are
-    in its environment. `skip` names the workloads it cannot run."""
+    in its environment, and `{DIR}` in `env` stands for the latter. `skip` names the workloads it
+    cannot run."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -102,7 +103,7 @@ def _node(sync: str, group: bool, evict_ms: int | None = None) -> Peer:
     return Peer(name, node_command, _plain_adapter, env)
 
 
-def _holdfast(idle_s: float | None = None) -> Peer:
+def _holdfast(idle_s: float | None = None, *, bucket: bool = False) -> Peer:
     env = {
         "HOLDFAST_TOKEN_KEYS": TOKEN_KEY,
         "HOLDFAST_SCOPES": json.dumps(BENCH_SCOPES),
@@ -111,6 +112,8 @@ def _holdfast(idle_s: float | None = None) -> Peer:
     name = "holdfast"
     if idle_s is not None:
         name, env["HOLDFAST_IDLE_S"] = "holdfast-evict", str(idle_s)
+    if bucket:
+        name, env["HOLDFAST_BUCKET"] = "holdfast-bucket", "file:{DIR}-bucket"
     return Peer(name, lambda port: [*PYTHON, "edge.cli", "serve"], _holdfast_adapter, env)
 
 
@@ -128,6 +131,7 @@ PEERS = {
     for peer in (
         _holdfast(),
         _holdfast(idle_s=1),
+        _holdfast(bucket=True),
         _node("FULL", True),
         _node("FULL", True, evict_ms=1000),
         _node("FULL", False),

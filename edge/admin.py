@@ -83,7 +83,7 @@ async def _show(request: web.Request) -> web.Response:
     server = server_of(request)
     address = Address(request.match_info["tenant"], request.match_info["scope"])
     try:
-        alarms = await server.host.alarms_of(address)
+        alarms = await server.host.alarms.of(address)
     except HoldfastError as error:
         raise Problem(error.code, str(error)) from error
     scope = server.host.open_scopes.get(address)

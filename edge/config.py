@@ -17,8 +17,11 @@ from edge.patterns import check_pattern, matches
 from edge.tokens import TokenKey, check_keys
 from infra import limits
 from infra.errors import ConfigError
+from infra.objects import parse_url
 
-Durability = Literal["local", "replicated"]
+Level = Literal["local", "replicated"]
+Durability = Literal["auto", "local", "replicated"]
+REPLICATED_KINDS = ("strata:", "keep:")  # their clients cannot refill what a lost disk took
 
 Count = Annotated[int, Meta(ge=0, le=limits.INTEGER_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=limits.INTEGER_MAX)]
@@ -47,7 +50,7 @@ class ScopeSettings(msgspec.Struct, frozen=True):
     retain_seconds: int
     retain_bytes: int
     materialize: bool
-    durability: Durability
+    durability: Level
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,8 +85,65 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = True
     durability: Annotated[
         Durability,
-        _doc("When a write counts as saved: on this host's disk, or in the bucket too.", "level"),
-    ] = "local"
+        _doc(
+            "When a write counts as saved: on this host's disk, or in the bucket too. `auto` is "
+            "`replicated` for `strata:` and `keep:` scopes and in a shared bucket, else `local`.",
+            "level",
+        ),
+    ] = "auto"
+    bucket: Annotated[
+        str,
+        _doc(
+            "Where every ledger is replicated to: `file:PATH` or "
+            "`s3://BUCKET/PREFIX?endpoint=URL&region=NAME`; empty is nowhere.",
+            "URL",
+        ),
+    ] = ""
+    shared_bucket: Annotated[
+        bool,
+        _doc(
+            "Several hosts may own the same scopes: each claims a scope when it wakes it.",
+            "true or false",
+        ),
+    ] = False
+    adopt_bucket: Annotated[
+        bool,
+        _doc(
+            "Begin a new replica in an empty prefix, though this directory had one before.",
+            "true or false",
+        ),
+    ] = False
+    put_interval_ms: Annotated[
+        int,
+        Meta(ge=0, le=60_000),
+        _doc("Least time between two requests of a `replicated` scope.", "milliseconds"),
+    ] = 100
+    max_stall_s: Annotated[
+        Timeout,
+        _doc("A write that waits for the bucket longer than this gets `try_later`.", "seconds"),
+    ] = 10.0
+    bucket_history_s: Annotated[
+        Seconds,
+        _doc("Any state of this long ago can be restored; 0 keeps everything.", "seconds"),
+    ] = 3600.0
+    bucket_snapshots: Annotated[
+        int, Meta(ge=2, le=10_000), _doc("Newest snapshots kept of each scope.", "snapshots")
+    ] = 2
+    bucket_budget: Annotated[
+        float,
+        Meta(ge=0),
+        _doc(
+            "Money per month for requests; above it scopes are written less often. 0 is no limit.",
+            "dollars",
+        ),
+    ] = 0.0
+    evict_s: Annotated[
+        Seconds,
+        _doc(
+            "Unused so long, a scope leaves this disk once the bucket has it; 0 is never.",
+            "seconds",
+        ),
+    ] = 0.0
     scopes: Annotated[
         dict[str, ScopeOverride],
         _doc(
@@ -160,6 +220,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 for name in ScopeOverride.__struct_fields__:
                     if (value := getattr(override, name)) is not None:
                         merged[name] = value
+        if merged["durability"] == "auto":
+            safe = self.bucket and (self.shared_bucket or scope.startswith(REPLICATED_KINDS))
+            merged["durability"] = "replicated" if safe else "local"
         return ScopeSettings(**merged)
 
 
@@ -198,8 +261,15 @@ def check(config: Config) -> None:
     for pattern in config.scopes:
         check_pattern(pattern)
     levels = [config.durability, *(override.durability for override in config.scopes.values())]
-    if "replicated" in levels:
-        raise ConfigError("durability 'replicated' needs a bucket, and none can be configured yet")
+    if not config.bucket:
+        if "replicated" in levels:
+            raise ConfigError("durability 'replicated' needs a bucket; set bucket")
+        if config.shared_bucket:
+            raise ConfigError("shared_bucket needs a bucket; set bucket")
+        return
+    parse_url(config.bucket)
+    if config.shared_bucket and "local" in levels:
+        raise ConfigError("in a shared bucket every scope is 'replicated'; remove 'local'")
 
 
 def redacted(config: Config) -> dict[str, Any]:

@@ -74,6 +74,13 @@ class Feed:
         for subscriber in tuple(self.live):
             subscriber.durable(bounds)
 
+    def moved(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.tail = bounds.head
+        for subscriber in [live for live in self.live if live.cursor != bounds.head]:
+            self.live.pop(subscriber, None)
+            subscriber.lagging()
+
     def reset(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.tail = bounds.head

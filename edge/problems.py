@@ -16,6 +16,7 @@ HTTP_STATUS: Final = {
     "bad_scope": 400,
     "bad_since": 400,
     "bad_entity_key": 400,
+    "no_bucket": 400,
     "unauthenticated": 401,
     "token_expired": 401,
     "token_invalid": 401,
@@ -35,6 +36,9 @@ HTTP_STATUS: Final = {
     "disk_full": 503,
     "read_only": 503,
     "storage": 503,
+    "store_unavailable": 503,
+    "store_refused": 503,
+    "try_later": 503,
     "unavailable": 503,
     "too_many_connections": 503,
 }

@@ -20,7 +20,9 @@ from aiohttp import web
 
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.asterql.plan import COLL
-from actors.host import Host, HostSettings, raise_open_files_limit
+from actors.host import Host
+from actors.host_settings import HostSettings
+from actors.replication import BucketSettings
 from actors.types import Address, Retention, ScopePolicy
 from edge.access import Mode, choose_access
 from edge.app import build_app
@@ -38,6 +40,8 @@ from edge.runtime import Runtime
 from edge.websocket import SocketSettings
 from infra import clock, ids
 from infra.errors import ConfigError
+from infra.process import raise_open_files_limit
+from infra.replicator import ReplicaSettings
 from infra.sqlite import save_memory
 from infra.tasks import TaskOwner
 
@@ -50,6 +54,23 @@ CLOSE_WAIT_S = 1.0
 GOING_AWAY = 1001
 EXPIRED = 4401
 _PEER_FAULTS = PeerFaults()
+
+
+def bucket_settings(config: Config) -> BucketSettings | None:
+    """What the configuration says of the bucket; None where there is none."""
+    if not config.bucket:
+        return None
+    replica = ReplicaSettings(
+        put_interval_ms=config.put_interval_ms,
+        max_stall_ms=int(config.max_stall_s * 1000),
+        history_ms=int(config.bucket_history_s * 1000),
+        snapshots=config.bucket_snapshots,
+        budget=config.bucket_budget,
+    )
+    return BucketSettings(
+        config.bucket, replica, shared=config.shared_bucket, evict_s=config.evict_s,
+        adopt=config.adopt_bucket,
+    )  # fmt: skip
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -77,6 +98,8 @@ class Server:
                 idle_s=config.idle_s,
                 open_max=self.open_max,
                 dialects=application.dialects(),
+                bucket=bucket_settings(config),
+                drain_s=config.drain_timeout_s,
             ),
             on_alarm=self._ring if application.alarm_handlers else None,
         )
@@ -327,10 +350,10 @@ class _Bound:
     async def set_alarm(self, tenant: str, scope: str, name: str, at_ms: int, payload: Any) -> None:
         check_scope(scope)
         text = None if payload is None else msgspec.json.encode(payload).decode()
-        await self._server.host.set_alarm(Address(tenant, scope), name, at_ms, text)
+        await self._server.host.alarms.set(Address(tenant, scope), name, at_ms, text)
 
     async def cancel_alarm(self, tenant: str, scope: str, name: str) -> bool:
-        return await self._server.host.cancel_alarm(Address(tenant, scope), name)
+        return await self._server.host.alarms.cancel(Address(tenant, scope), name)
 
     def strata(self, name: str, tenant: str) -> StrataDatabase:
         service = self._server.strata

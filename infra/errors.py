@@ -49,6 +49,20 @@ class FileRefused(StorageError):
     retryable = False
 
 
+class Fenced(StorageError):
+    """Another writer owns the history. Nothing more of this one may be shown; repeat elsewhere."""
+
+    code = "fenced"
+
+
+class TryLater(StorageError):
+    """The bucket does not take it now. What was committed stays and is shown when it does; safe to
+    repeat.
+    """
+
+    code = "try_later"
+
+
 class ScopeError(HoldfastError):
     """One scope refuses; others are not affected."""
 
@@ -60,6 +74,12 @@ class Busy(ScopeError):
 
     code = "busy"
     retryable = True
+
+
+class NoBucket(ScopeError):
+    """More durability was asked for than this server has. Nothing was taken."""
+
+    code = "no_bucket"
 
 
 class Closed(ScopeError):

@@ -16,6 +16,11 @@ def new_id() -> str:
     return "".join(_ALPHABET[(bits >> shift) & 31] for shift in range(125, -1, -5))
 
 
+def new_nonce() -> int:
+    """A number from 1 to 2**63 - 1 that no other process life draws."""
+    return secrets.randbits(63) or 1
+
+
 def random() -> float:
     """A number in [0, 1) for jitter; not for secrets."""
     return _random.random()

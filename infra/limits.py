@@ -45,7 +45,8 @@ MAILBOX_DRAFTS_MAX: Final = 8192  # per scope
 MAILBOX_BYTES_MAX: Final = 16 << 20
 COMMIT_DRAFTS_MAX: Final = 512  # in one transaction
 COMMIT_BYTES_MAX: Final = 4 << 20
-UNRELEASED_BATCHES_MAX: Final = 64  # commits that wait for the disk, per scope
+UNRELEASED_BATCHES_MAX: Final = 64  # commits that wait for disk or bucket, per scope
+UNSHIPPED_ENTRIES_MAX: Final = 1 << 31  # half of what numbers jump by after a restore (I6)
 
 VIEW_PAGE_ENTITIES: Final = 1000
 VIEW_PAGE_BYTES: Final = 4 << 20

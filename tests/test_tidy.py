@@ -24,9 +24,11 @@ FUNCTION_LINES_MAX = 70
 STORE: set[str] = {
     "actors/index.py",
     "actors/ledger.py",
+    "actors/ledger_file.py",
     "actors/scan.py",
     "actors/schema.py",
     "actors/snapshot.py",
+    "actors/supersede.py",
     "infra/sqlite.py",
 }
 
@@ -34,9 +36,11 @@ STORE: set[str] = {
 SHELL: set[str] = {
     "actors/alarms.py",
     "actors/host.py",
+    "actors/replication.py",
     "actors/reply.py",
     "actors/scope.py",
     "actors/state.py",
+    "actors/waking.py",
     "edge/admin.py",
     "edge/app.py",
     "edge/application.py",
@@ -79,8 +83,20 @@ SHELL: set[str] = {
     "infra/barrier.py",
     "infra/clock.py",
     "infra/ids.py",
+    "infra/objects.py",
+    "infra/pagefile.py",
+    "infra/pages.py",
     "infra/paths.py",
+    "infra/process.py",
+    "infra/replica.py",
+    "infra/replicator.py",
+    "infra/requests.py",
+    "infra/restore.py",
+    "infra/stores/directory.py",
+    "infra/stores/metered.py",
+    "infra/stores/s3.py",
     "infra/tasks.py",
+    "infra/wal.py",
 }
 
 # Started by name, so nothing imports them.

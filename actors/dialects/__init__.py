@@ -46,6 +46,9 @@ class Dialect(Protocol):
     def plan(self, draft: Draft, seq: int, at: int, rows: Overlay) -> Sequence[Entry]:
         """The entries from `seq` on that the draft becomes. Raises Refusal."""
 
+    def renumber(self, body: str, seq: int) -> str:
+        """The stored body of an entry that gets another seq."""
+
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
         """Fold the entry into the rows. Raises Refusal."""
 

@@ -23,12 +23,15 @@ from edge.cli.options import config_options, read_config
 from edge.cli.output import emit, json_option, table
 from edge.config import Config
 from infra.clock import monotonic, now_ms
-from infra.errors import ConfigError
+from infra.deployment import read_marker
+from infra.errors import ConfigError, HoldfastError
+from infra.objects import open_store, probe_conditional_writes, store_prefix
 
 SQLITE_MIN: Final = (3, 40, 0)
 FREE_BYTES_MIN: Final = 1 << 30
 FSYNC_SLOW_MS: Final = 50.0
 FILES_PER_SCOPE: Final = 3  # database, write-ahead log, shared memory
+FILES_PER_REPLICA: Final = 2  # database and log once more, to read changed pages
 FILES_SPARE: Final = 64
 YEAR_2025_MS: Final = 1_735_689_600_000
 
@@ -45,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
 @config_options()
 @json_option
 def command(as_json: bool, **flags: Any) -> Exit:
-    """Check Python, SQLite, disk, limits, clock and configuration; exits with 1 on a failure."""
+    """Check Python, SQLite, disk, bucket, limits, clock and settings; exits with 1 on a failure."""
     found: list[Check] = [_python(), _sqlite(), _clock()]
     try:
         config = read_config(flags)
@@ -53,7 +56,8 @@ def command(as_json: bool, **flags: Any) -> Exit:
     except ConfigError as error:
         found.append(Check("config", "fail", str(error)))
         config = Config()
-    found += [_uvloop(config), _open_files(config), *_disk(Path(config.data_dir))]
+    found += [_uvloop(config), _codecs(config), _open_files(config)]
+    found += [*_disk(Path(config.data_dir)), *_bucket(config)]
     failed = any(check.state == "fail" for check in found)
     rows = [(check.state, check.name, check.detail) for check in found]
     emit({"ok": not failed, "checks": found}, table(("", "check", "found"), rows), as_json=as_json)
@@ -86,9 +90,35 @@ def _uvloop(config: Config) -> Check:
     return Check("uvloop", "warn", "not installed: single messages take longer")
 
 
+def _codecs(config: Config) -> Check:
+    missing = [name for name in ("lz4", "fastcrc") if find_spec(name) is None]
+    if missing and config.bucket:
+        detail = f"{' and '.join(missing)} not installed: replication takes more of the processor"
+        return Check("codecs", "warn", detail)
+    return Check("codecs", "ok", "installed" if not missing else "not needed without a bucket")
+
+
+def _bucket(config: Config) -> Iterator[Check]:
+    """Reachable, allowed, and a store that honours conditional writes."""
+    if not config.bucket:
+        return
+    try:
+        store = open_store(config.bucket)
+        with contextlib.closing(store):
+            prefix = store_prefix(config.bucket)
+            owner = read_marker(store, prefix)
+            probe_conditional_writes(store, prefix)
+    except HoldfastError as error:
+        yield Check("bucket", "fail", str(error))
+        return
+    whose = "nobody's yet" if owner is None else f"deployment {owner}"
+    yield Check("bucket", "ok", f"{store.url}: {whose}; honours conditional writes")
+
+
 def _open_files(config: Config) -> Check:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = config.connections_max + FILES_PER_SCOPE * config.open_scopes_max + FILES_SPARE
+    per_scope = FILES_PER_SCOPE + (FILES_PER_REPLICA if config.bucket else 0)
+    needed = config.connections_max + per_scope * config.open_scopes_max + FILES_SPARE
     detail = f"ulimit -n is {limit}; connections_max and open_scopes_max may need {needed}"
     return Check("open files", "ok" if limit >= needed or limit < 0 else "warn", detail)
 

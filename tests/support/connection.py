@@ -77,7 +77,15 @@ class FakePort:
         head = len(self.bodies.get(address, []))
         return Bounds("E", head, self.floor, head)
 
-    def append(self, address: Address, drafts: list[Draft], reply: Reply, tag: Any) -> None:
+    def append(
+        self,
+        address: Address,
+        drafts: list[Draft],
+        reply: Reply,
+        tag: Any,
+        *,
+        replicated: bool = False,
+    ) -> None:
         if self.refuse is not None:
             raise self.refuse
         self.drafts += drafts

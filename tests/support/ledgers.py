@@ -20,7 +20,7 @@ import msgspec
 
 from actors.dialects import dialect_named
 from actors.dialects.asterql.envelope import parse_envelope
-from actors.host import Counts
+from actors.host_settings import Counts
 from actors.ledger import Ledger
 from actors.mailbox import Request
 from actors.rows import Key, Overlay, Row, RowCache
@@ -209,6 +209,9 @@ class FakeTap:
     def durable(self, bounds: Bounds) -> None:
         """Not used without a replica."""
 
+    def moved(self, bounds: Bounds) -> None:
+        """Not used without another writer."""
+
     def reset(self, bounds: Bounds) -> None:
         self.resets.append(bounds)
 
@@ -218,7 +221,7 @@ class FakeTap:
 
 
 class FakeShell:
-    """Fits actors.scope.Shell. Nothing happens before `turns`, `barrier` or `finish_lent`."""
+    """Fits actors.shell.Shell. Nothing happens before `turns`, `barrier` or `finish_lent`."""
 
     def __init__(self, now: int = NOW) -> None:
         self.counts = Counts()

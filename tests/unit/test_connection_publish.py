@@ -146,7 +146,7 @@ async def test_answers_of_one_turn_go_out_together(
     port = bench.env.fake
     outcomes: list[Outcome] = [Appended(1, 1)]
     held: list[Any] = []
-    monkeypatch.setattr(port, "append", lambda _a, _d, *rest: held.append(rest))
+    monkeypatch.setattr(port, "append", lambda _a, _d, *rest, **_more: held.append(rest))
     assert await bench.ask(publish(change("e1"), id=1), publish(change("e2"), id=2)) == []
     assert not bench.connection.idle
     for reply, tag in held:
@@ -161,7 +161,7 @@ async def test_answers_after_the_end_are_dropped(
 ) -> None:
     port = bench.env.fake
     held: list[Any] = []
-    monkeypatch.setattr(port, "append", lambda _a, _d, *rest: held.append(rest))
+    monkeypatch.setattr(port, "append", lambda _a, _d, *rest, **_more: held.append(rest))
     await bench.ask(publish(change("e1")))
     bench.connection.end(1001, "bye")
     held[0][0].settle(held[0][1], [Appended(1, 1)], Bounds("E", 1, 0, 1))

@@ -13,7 +13,8 @@ import pytest
 from actors.dialects import Schema
 from actors.dialects.asterql.keys import BadScope, check_scope
 from actors.dialects.kinds import KINDS, dialect_name_of, reserved_kind
-from actors.host import Host, HostSettings
+from actors.host import Host
+from actors.host_settings import HostSettings
 from actors.ledger import Ledger
 from actors.mailbox import Request
 from actors.reply import FutureReply
@@ -73,6 +74,9 @@ class Counting:
             )
             for index in range(int(count))
         ]  # fmt: skip
+
+    def renumber(self, body: str, seq: int) -> str:
+        return body
 
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
         row = overlay.get("c", "total")

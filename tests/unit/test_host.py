@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.host import Host, HostSettings
+from actors.host import Host
+from actors.host_settings import HostSettings
 from actors.reply import FutureReply
 from actors.rows import BIG_ROW_BYTES
 from actors.types import Address, Appended, Draft, Outcome, Page, Rejected, ScopePolicy

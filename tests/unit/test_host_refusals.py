@@ -40,10 +40,10 @@ async def test_an_alarm_the_disk_refused_is_not_set(
         with monkeypatch.context() as patch:
             patch.setattr(host.open_scopes[A].ledger, "commit", refuse)
             with pytest.raises(StorageError, match="no space"):
-                await host.set_alarm(A, "ring", 10, None)
-        assert await host.alarms_of(A) == []
-        await host.set_alarm(A, "ring", 10, None)
-        assert [name for name, *_ in await host.alarms_of(A)] == ["ring"]
+                await host.alarms.set(A, "ring", 10, None)
+        assert await host.alarms.of(A) == []
+        await host.alarms.set(A, "ring", 10, None)
+        assert [name for name, *_ in await host.alarms.of(A)] == ["ring"]
 
 
 async def test_clear_leaves_a_failed_scope_as_it_is(tmp_path: Path) -> None:
@@ -67,6 +67,9 @@ class Follower:
 
     def durable(self, bounds: Bounds) -> None:
         raise AssertionError("nothing was written")
+
+    def moved(self, bounds: Bounds) -> None:
+        """Not used without another writer."""
 
     def reset(self, bounds: Bounds) -> None:
         self.resets.append(bounds)

@@ -9,8 +9,9 @@ import pytest
 
 from actors.host import Host
 from actors.index import Index, scan
-from actors.ledger import Ledger, Write
+from actors.ledger import Ledger
 from actors.types import Address
+from actors.write import Write
 from infra import sqlite as sqlite_module
 from infra.errors import StorageError
 from infra.paths import ledger_path

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.ledger import Ledger, StaleOwner, Write
+from actors.ledger import Ledger, StaleOwner
 from actors.rows import Row
 from actors.schema import VERSION, template
 from actors.types import Address, Duplicate, Entry, Retention
+from actors.write import Write
 from infra.errors import FileRefused, StorageError
 from infra.sqlite import storage_error
 from tests.support.ledgers import ADDRESS, NOW, check_file
@@ -217,11 +218,11 @@ def test_a_forgetting_commit_drops_old_causes_only(ledger: Ledger) -> None:
 
 
 def test_the_scope_s_own_retention_wins(ledger: Ledger, path: Path) -> None:
-    assert ledger.retention(Retention(7, 8, 9)) == Retention(7, 8, 9)
+    assert ledger.header.retention(Retention(7, 8, 9)) == Retention(7, 8, 9)
     ledger.close()
     raw(path, "UPDATE scope SET retain=3, retain_bytes=0")
     again = Ledger.open(path, ADDRESS)
-    assert again.retention(Retention(7, 8, 9)) == Retention(3, 8, 0)
+    assert again.header.retention(Retention(7, 8, 9)) == Retention(3, 8, 0)
     again.close()
 
 

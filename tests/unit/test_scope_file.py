@@ -303,7 +303,7 @@ def test_a_long_excess_is_taken_off_in_steps(tmp_path: Path) -> None:
 def test_the_mailbox_waits_while_the_file_is_lent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.scope, "_wal_bytes_max", 1)
+    monkeypatch.setattr(bench.scope._wal, "limit", 1)
     first = bench.append(drafts("a"))
     bench.shell.turns()
     assert bench.scope.lent and bench.scope.busy

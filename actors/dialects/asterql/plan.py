@@ -36,6 +36,10 @@ class AsterqlDialect:
         size = len(body) if body.isascii() else len(body.encode())
         return (Entry(seq, at, draft.kind, draft.cause, body, size, draft.data),)
 
+    def renumber(self, body: str, seq: int) -> str:
+        _, _, rest = body.partition(",")  # `{"seq":N` leads every stored envelope
+        return f'{{"seq":{seq},{rest}'
+
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
         envelope: Envelope = entry.data if entry.data is not None else decode_envelope(entry.body)
         if envelope.entities is UNSET:

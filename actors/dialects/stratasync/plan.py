@@ -284,6 +284,9 @@ class StrataDialect:
         ref = f"{action.model}:{action.id}"
         return [_entry(draft, seq, at, action.action, ref, group, action.data)]
 
+    def renumber(self, body: str, seq: int) -> str:
+        return body  # the seq is no part of it
+
     # -- apply -------------------------------------------------------------------------------
 
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:

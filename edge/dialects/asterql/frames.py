@@ -5,7 +5,7 @@ Bodies are never decoded here: they are spliced into the frames as the ledger ho
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -51,12 +51,16 @@ class Ping(msgspec.Struct, tag="ping"):
 
 
 class Publish(msgspec.Struct, tag="publish", gc=False):
-    """Envelopes to append, 1 to 512 of them; answered by one `published` of the same id."""
+    """Envelopes to append, 1 to 512 of them; answered by one `published` of the same id.
+
+    `durable` adds `durableSeq` to the answer, `level` has it wait for the bucket.
+    """
 
     id: int | str
     scope: str
     envelopes: list[msgspec.Raw]
     durable: bool = False
+    level: Literal["local", "replicated"] = "local"
 
 
 Inbound = Auth | Sub | Unsub | Replay | Ping | Publish

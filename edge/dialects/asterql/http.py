@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -127,6 +127,7 @@ class PublishBody(msgspec.Struct):
 
     scope: str
     envelope: msgspec.Raw
+    level: Literal["local", "replicated"] = "local"
 
 
 _decode_publish = msgspec.json.Decoder(PublishBody).decode
@@ -147,7 +148,10 @@ async def publish(request: web.Request) -> web.Response:
     server.spend(principal, len(bytes(body.envelope)))
     draft = parse_envelope(bytes(body.envelope), body.scope)
     reply = FutureReply()
-    server.runtime.port.append(Address(principal.tenant, body.scope), [draft], reply, None)
+    server.runtime.port.append(
+        Address(principal.tenant, body.scope), [draft], reply, None,
+        replicated=body.level == "replicated",
+    )  # fmt: skip
     outcomes, _ = await reply.future
     match outcomes[0]:
         case Appended(first=seq):

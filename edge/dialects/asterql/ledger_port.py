@@ -66,7 +66,15 @@ class LedgerPort:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def append(self, address: Address, drafts: list[Draft], reply: Reply, tag: Any) -> None:
+    def append(
+        self,
+        address: Address,
+        drafts: list[Draft],
+        reply: Reply,
+        tag: Any,
+        *,
+        replicated: bool = False,
+    ) -> None:
         if self._closed:
             raise Closed("the hub is closed")
         queue = self._queues.get(address)

@@ -17,7 +17,8 @@ from actors.dedupe import DedupeWindow
 from actors.dialects.asterql.canonical import hash_record_version, snapshot_hash
 from actors.dialects.asterql.envelope import BadEnvelope, check_value, parse_envelope
 from actors.dialects.asterql.plan import COLL, AsterqlDialect
-from actors.host import Host, HostSettings
+from actors.host import Host
+from actors.host_settings import HostSettings
 from actors.port import Port
 from actors.reply import FutureReply
 from actors.rows import Overlay, Row, RowCache

@@ -52,7 +52,7 @@ class Publisher:
 
     __slots__ = (
         "_acks", "_allowed", "_bytes", "_drafts", "_env", "_envelopes", "_gate", "_gates",
-        "_principal", "_sink", "_tags", "pending",
+        "_principal", "_replicated", "_sink", "_tags", "pending",
     )  # fmt: skip
 
     def __init__(self, env: Environment, sink: Sink, principal: Principal) -> None:
@@ -61,6 +61,7 @@ class Publisher:
         self._sink = sink
         self._gates: dict[str, _Gate] = {}
         self._gate: _Gate | None = None  # what is gathered goes there
+        self._replicated = False  # at this level
         self._drafts: list[Draft] = []
         self._tags: list[_Tag] = []
         self._acks: list[str] = []
@@ -141,9 +142,14 @@ class Publisher:
             if wait_ms:
                 self._refuse(frame, "rate_limited", "the token's publish limit", wait_ms)
                 return
-        if gate is not self._gate or len(self._drafts) >= GATHER_MAX:
+        replicated = frame.level == "replicated"
+        if (
+            gate is not self._gate
+            or replicated is not self._replicated
+            or len(self._drafts) >= GATHER_MAX
+        ):
             self.submit()
-            self._gate = gate
+            self._gate, self._replicated = gate, replicated
         drafts = self._drafts
         before = len(drafts)
         known: list[str | None] | None = None
@@ -171,7 +177,9 @@ class Publisher:
             self.flush()
             return
         try:
-            self._env.port.append(gate.address, drafts, self, (gate, tags))
+            self._env.port.append(
+                gate.address, drafts, self, (gate, tags), replicated=self._replicated
+            )
         except HoldfastError as error:
             rejected = Rejected(
                 error.code, str(error), retry_after_ms=error.retry_after_ms or RETRY_MS

@@ -1,0 +1,46 @@
+"""What a host is told at its start, and what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from actors.dialects import Dialect
+from actors.replication import BucketSettings
+from actors.types import Address, ScopePolicy
+
+
+class Counts:
+    """Totals since start, for metrics."""
+
+    __slots__ = (
+        "commits", "duplicates", "entries", "opens", "passes", "refused", "release_wait_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.commits = self.entries = self.refused = self.duplicates = 0
+        self.opens = self.passes = 0
+        self.release_wait_s = 0.0
+
+
+class HostSettings:
+    """Times in seconds. `open_max` is lowered to what the process may have open.
+
+    `dialects` are those an application has configured, by name; the registry has the others.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Callable[[Address], ScopePolicy] = lambda _address: ScopePolicy(),
+        idle_s: float = 60.0,
+        open_max: int = 1024,
+        bucket: BucketSettings | None = None,
+        drain_s: float = 30.0,
+        dialects: Mapping[str, Dialect] | None = None,
+    ) -> None:
+        self.dialects = dialects or {}
+        self.policy = policy
+        self.idle_s = idle_s
+        self.open_max = open_max
+        self.bucket = bucket
+        self.drain_s = drain_s

@@ -1,0 +1,26 @@
+"""What this process may take of its machine: memory given back, files it may have open."""
+
+from __future__ import annotations
+
+import ctypes
+
+from infra import limits
+
+
+def trim_memory() -> None:
+    """Give the C library's free pages back: many closed files leave many behind."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def raise_open_files_limit(open_max: int) -> int:
+    """Let the process have the files it may need; how many scopes may be open at once."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = open_max * 6 + limits.CONNECTIONS_MAX + 256
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(16, min(open_max, (soft - 256) // 8))
