@@ -18,6 +18,7 @@ import msgspec
 from actors.dialects import Dialect
 from actors.dialects.stratasync.models import SyncModel
 from actors.dialects.stratasync.plan import StrataDialect
+from actors.dialects.stratasync.trial import try_models
 from edge.auth import Authenticate, Authorize, resolve
 from edge.dialects.stratasync.auth import StrataAuth
 from edge.dialects.stratasync.database import StrataDatabase
@@ -153,7 +154,9 @@ class Application:
         """
         if self.declared_strata is not None:
             raise ConfigError("stratasync is registered twice")
-        self.declared_strata = Declared(tuple(models), auth, hooks or SocketHooks(), root)
+        declared = Declared(tuple(models), auth, hooks or SocketHooks(), root)
+        try_models(declared.registry)
+        self.declared_strata = declared
 
     def dialects(self) -> dict[str, Dialect]:
         """For the server: the dialects this application configures, by name."""

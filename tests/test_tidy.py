@@ -22,6 +22,7 @@ FUNCTION_LINES_MAX = 70
 
 # Synchronous, may import sqlite3; never await.
 STORE: set[str] = {
+    "actors/dialects/stratasync/trial.py",
     "actors/index.py",
     "actors/ledger.py",
     "actors/ledger_file.py",

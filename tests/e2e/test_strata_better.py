@@ -119,7 +119,7 @@ async def test_w06_moving_a_row_between_groups(tmp_path: Path) -> None:
 
 async def test_w07_errors_hold_nothing_of_the_inside(tmp_path: Path) -> None:
     bad = SyncModel(
-        "Bad", None, Bootstrap(fields=["id"], scope="no_such_column = 1"),
+        "Bad", None, Bootstrap(fields=["id"], scope="json_extract(:user_id, '$.column') = 1"),
         Standard(insert_fields={"v": "string"}, update_fields=["v"]),
     )  # fmt: skip
     async with strata(tmp_path, bad) as ann:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.strata import strata, tx
+from holdfast import Bootstrap, ConfigError, Standard, SyncModel
+from tests.support.strata import Calls, make_app, strata, tx
 
 pytestmark = pytest.mark.e2e
 
@@ -220,6 +221,33 @@ async def test_times_as_bootstrap_shows_them(tmp_path: Path) -> None:
         shown = [rows[f"p{number}"]["createdAt"] for number in range(len(texts))]
         assert shown == list(texts.values())
         assert [rows[f"q{n}"]["dueOn"] for n in range(len(days))] == list(days.values())
+
+
+async def test_a_scope_condition_rules_reading(tmp_path: Path) -> None:
+    """Rows one may see beyond one's groups, as the application says; and writing goes by groups."""
+    shared = SyncModel(
+        "Shared", "ownerId",
+        Bootstrap(
+            fields=["id", "ownerId", "team"],
+            scope="ownerId = :user_id OR team IN (SELECT value FROM json_each(:workspace_groups))",
+        ),
+        Standard(insert_fields={"ownerId": "string", "team": "string"}, update_fields=["team"]),
+    )  # fmt: skip
+    async with strata(tmp_path, shared) as ann:
+        bob, eve = ann.as_user("bob"), ann.as_user("eve")
+        await bob.write("INSERT", "Shared", "s1", {"ownerId": "bob", "team": "ws1"})
+        await bob.write("INSERT", "Shared", "s2", {"ownerId": "bob", "team": "bob"})
+        assert [list(await user.rows("Shared")) for user in (ann, bob, eve)] == [
+            ["s1"], ["s1", "s2"], [],
+        ]  # fmt: skip
+        denied = await ann.write("UPDATE", "Shared", "s1", {"team": "x"})
+        assert denied["error"] == "Access denied"
+
+
+def test_a_wrong_scope_condition_ends_the_start() -> None:
+    bad = SyncModel("Bad", None, Bootstrap(fields=["id"], scope="nope = 1"), Standard({}))
+    with pytest.raises(ConfigError, match=r"Bad.*nope"):
+        make_app(Calls(), bad)
 
 
 async def test_heads_and_unknown_paths(tmp_path: Path) -> None:
