@@ -204,6 +204,14 @@ async def test_ping_echoes(bench: Bench) -> None:
     assert types(await bench.ask({"type": "ping", "t": longest})) == ["pong"]
 
 
+async def test_pong_says_how_far_followed_scopes_are_durable(bench: Bench) -> None:
+    await bench.ask(
+        {"type": "sub", "scope": SCOPE, "durable": True}, {"type": "sub", "scope": "a:b"}
+    )
+    [pong] = await bench.ask({"type": "ping"})
+    assert pong["durableSeqs"] == {SCOPE: 0}
+
+
 async def test_control_frames_are_limited_and_recover(bench: Bench) -> None:
     frames = await bench.ask(*[{"type": "ping"}] * (limits.CONTROL_FRAMES_BURST + 2))
     assert types(frames) == ["pong"] * limits.CONTROL_FRAMES_BURST + ["error"] * 2

@@ -222,7 +222,12 @@ class Connection:
             self.protocol_error("bad_frame", f"t: at most {limits.PING_BYTES_MAX} bytes", "ping")
             return
         try:
-            text = f.pong(frame.t, self._env.now_ms())
+            durable = {
+                scope: held.feed.bounds
+                for scope, held in self._subscriptions.items()
+                if held.wants_durable
+            }
+            text = f.pong(frame.t, self._env.now_ms(), durable)
         except UnicodeDecodeError as error:  # raw members are not decoded before
             self.protocol_error("bad_json", f"not JSON: {error}", "ping")
             return

@@ -5,6 +5,7 @@ Bodies are never decoded here: they are spliced into the frames as the ledger ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -183,9 +184,14 @@ def error(code: str, message: str, re: str | None = None) -> str:
     return quote(frame)
 
 
-def pong(t: msgspec.Raw | UnsetType, now_ms: int) -> str:
+def pong(t: msgspec.Raw | UnsetType, now_ms: int, durable: Mapping[str, Bounds]) -> str:
+    """`durable`: the scopes whose durable positions this client follows."""
     echo = "" if t is UNSET else f'"t":{bytes(t).decode()},'
-    return f'{{"type":"pong",{echo}"now":{now_ms}}}'
+    more = ""
+    if durable:
+        marks = ",".join(f"{quote(scope)}:{b.durable}" for scope, b in durable.items())
+        more = f',"durableSeqs":{{{marks}}}'
+    return f'{{"type":"pong",{echo}"now":{now_ms}{more}}}'
 
 
 def authenticated(user: str, expires_at_ms: int | None) -> str:
