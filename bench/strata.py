@@ -15,8 +15,10 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
 
@@ -33,13 +35,14 @@ HEADERS = {"Authorization": "Bearer ann", "Content-Type": "application/json"}
 
 
 class Bench:
-    """One server and one client session."""
+    """One server and one client session. `base` ends in `/sync`."""
 
-    def __init__(self, server: ServerProcess, session: ClientSession) -> None:
-        self.server = server
+    def __init__(self, base: str, session: ClientSession) -> None:
         self.session = session
-        self.base = f"{server.url}/strata/{NAME}/sync"
+        self.base = base
         self.count = 0
+        self.last = 0  # the newest syncId
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def mutate(self, size: int, group: str = "ws1") -> None:
         batch = []
@@ -48,9 +51,26 @@ class Bench:
             payload = {"title": "a task of some words", "workspaceId": group}
             batch.append(tx("INSERT", "Task", f"t{self.count:08}", payload))
         body = json.dumps({"batchId": "b", "transactions": batch}).encode()
-        async with self.session.post(f"{self.base}/mutate", data=body, headers=HEADERS) as answer:
-            found = await answer.json()
-            assert found["success"], found
+        found = json.loads(await self._post(body))
+        assert found["success"], found
+        self.last = int(found["lastSyncId"])
+
+    async def _post(self, body: bytes) -> bytes:
+        """A mutate request over a bare stream: a library would cost as much as the server."""
+        address = urlsplit(self.base)
+        pair = self._idle.pop() if self._idle else None
+        reader, writer = pair or await asyncio.open_connection(address.hostname, address.port)
+        writer.write(
+            f"POST {address.path}/mutate HTTP/1.1\r\nHost: {address.netloc}\r\n"
+            "Authorization: Bearer ann\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        size = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        answer = await reader.readexactly(size)
+        self._idle.append((reader, writer))
+        return answer
 
     async def rate(self, seconds: float, size: int, writers: int) -> float:
         end, done = time.perf_counter() + seconds, 0
@@ -69,13 +89,10 @@ class Bench:
 
     async def deltas(self, count: int) -> list[float]:
         """Milliseconds from the request to the delta at another socket."""
-        async with self.session.ws_connect(f"{self.base}/ws?token=ann") as socket:
-            ask = {"type": "subscribe", "token": "ann", "afterSyncId": str(10**12)}
-            await socket.send_json(ask)
-            while (await socket.receive_json())["type"] != "subscribed":
-                pass
+        await self.mutate(1)
         async with self.session.ws_connect(f"{self.base}/ws?token=ann", max_msg_size=0) as socket:
-            await socket.send_json({"type": "subscribe", "token": "ann"})
+            ask = {"type": "subscribe", "token": "ann", "afterSyncId": str(self.last)}
+            await socket.send_json(ask)
             while (await socket.receive_json())["type"] != "subscribed":
                 pass
             found = []
@@ -104,9 +121,9 @@ def show(name: str, value: float, unit: str) -> None:
     print(f"{name:<46} {value:>12,.1f} {unit}", flush=True)
 
 
-async def measure(server: ServerProcess, rows: int, seconds: float) -> None:
+async def measure(base: str, memory: Callable[[], int], rows: int, seconds: float) -> None:
     async with ClientSession() as session:
-        bench = Bench(server, session)
+        bench = Bench(base, session)
         await bench.mutate(1)
         for size, writers in ((1, 1), (50, 1), (1, 16), (50, 16)):
             value = await bench.rate(seconds, size, writers)
@@ -115,7 +132,7 @@ async def measure(server: ServerProcess, rows: int, seconds: float) -> None:
         show("request to live delta, p50", statistics.median(found), "ms")
         show("request to live delta, p99", found[int(len(found) * 0.99)], "ms")
         await bench.fill(rows)
-        before = server.rss_kib()
+        before = memory()
         count, spent = await bench.bootstrap()
         show(f"bootstrap of {count:,} rows", count / spent, "rows/s")
         waits: list[float] = []
@@ -125,7 +142,7 @@ async def measure(server: ServerProcess, rows: int, seconds: float) -> None:
             begin = time.perf_counter()
             await bench.mutate(1)
             waits.append((time.perf_counter() - begin) * 1000)
-            peak = max(peak, server.rss_kib())
+            peak = max(peak, memory())
         show("writes during a bootstrap, p99", sorted(waits)[int(len(waits) * 0.99)], "ms")
         show("memory of the server, more at a bootstrap", (peak - before) / 1024, "MiB")
 
@@ -134,12 +151,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--base", help="measure a server that runs already, ending in /sync")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    if args.base:
+        asyncio.run(measure(args.base, lambda: 0, args.rows, args.seconds))
+        return
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "app.py").write_text(APP)
         with ServerProcess(Path(directory), "serve", "app:app") as server:
-            asyncio.run(measure(server, args.rows, args.seconds))
+            base = f"{server.url}/strata/{NAME}/sync"
+            asyncio.run(measure(base, server.rss_kib, args.rows, args.seconds))
 
 
 if __name__ == "__main__":

@@ -153,6 +153,9 @@ class StrataConnection:
                     await self._subscribe(frame)
                 else:
                     await self._message(frame)
+        except Exception:  # the top of a socket: it ends, the others go on
+            log.exception("socket failed name=%s", self.name)
+            self.end(INTERNAL, "internal error")
         finally:
             self._working = False
 
