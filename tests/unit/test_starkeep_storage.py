@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,7 +25,12 @@ from edge.client.starkeep.files import FileSyncEngine, manifest_of, residency_of
 from edge.client.starkeep.node import LocalNode
 from edge.client.starkeep.objects import MemoryObjectStorage, directory_storage
 from edge.client.starkeep.query import BadQuery, Filter, Query, Sort
-from edge.client.starkeep.storage import LocalFile, NotDeclared, SqliteSyncStateStore
+from edge.client.starkeep.storage import (
+    LocalFile,
+    NotDeclared,
+    SqliteAppTables,
+    SqliteSyncStateStore,
+)
 from edge.client.starkeep.transport import HttpObjectStorage, HttpPeer, HttpSyncTransport
 from edge.client.starkeep.types import (
     ChangeEvent,
@@ -209,6 +216,29 @@ async def test_a_device_writes_records_rows_and_files(tmp_path: Path) -> None:
     with LocalNode(tmp_path / "a.db", "dev", MemoryObjectStorage(), now_ms=lambda: 5) as node:
         assert node.clock.state == last  # the clock goes on, whatever the wall says
         assert node.tables.get("notes") == NOTES
+
+
+def test_rows_can_be_read_as_a_table(tmp_path: Path) -> None:
+    file = LocalFile(tmp_path / "a.db")
+    tables = SqliteAppTables(file)
+    tables.declare(NOTES)
+    tables.apply(row(5, "a", "insert", {"id": "x", "text": "it's", "n": 1}))
+    tables.apply(row(6, "a", "delete", where={"id": "y"}))
+    tables.make_view("notes", "note", ["id"])
+    name = tables.make_view("notes", "note", ["id", "text", "n"])
+    assert name == "notes_syncable_note"
+    gone = str(stamp(6))
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as other:
+        assert other.execute(f"SELECT * FROM {name} ORDER BY id").fetchall() == [
+            ("x", "it's", 1, str(stamp(5)), "a", None), ("y", None, None, gone, "a", gone),
+        ]  # fmt: skip
+    with pytest.raises(BadName):
+        tables.make_view("notes", "a b", [])
+    with pytest.raises(BadName):
+        tables.make_view("notes", "note", ['x"y'])
+    with pytest.raises(BadName):
+        tables.make_view("a:b", "note", [])
+    file.close()
 
 
 def test_a_write_that_fails_keeps_the_clock_on_disk(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from actors.clocks import HLC, HLCState
 from actors.dialects.starkeep.merge import RowState, key_of, merge_row
 from actors.dialects.starkeep.namespaces import Namespace, extend, row_id
+from actors.dialects.starkeep.naming import check_app_id, check_identifier, table_name
 from actors.dialects.starkeep.watermarks import Watermarks, oldest
 from actors.dialects.starkeep.wire import Record, RowEntry, decode_record, encode
 from edge.client.starkeep.query import Query, json_path, order_of, where_of
@@ -368,6 +369,29 @@ class SqliteAppTables:
             (coll_of(app_id, table), *values, limit),
         )
         return [msgspec.json.decode(body) for (body,) in found]
+
+    def make_view(self, app_id: str, table: str, columns: Sequence[str]) -> str:
+        """Show the table's rows under the name and with the columns they have in a file of the
+        real product, tombstones included; the name. Raises BadName.
+
+        For other programs, such as the shell: our own handle trusts no schema (infra/sqlite.py).
+        """
+        name = table_name(check_app_id(app_id), check_identifier(table, "table"))
+        quoted = '"' + name.replace('"', '""') + '"'
+        picked = [
+            f"json_extract(body, '{json_path(check_identifier(column, 'column'))}') AS \"{column}\""
+            for column in columns
+        ]
+        stamp = "printf('%012x:%04x:%s', wall, counter, node)"
+        picked += [f"{stamp} AS updated_at", "node AS node_id"]
+        picked += [f"iif(deleted, {stamp}, NULL) AS deleted_at"]
+        coll = coll_of(app_id, table).replace("'", "''")
+        with self._file.transaction():
+            self._file.db.execute(f"DROP VIEW IF EXISTS {quoted}")
+            self._file.db.execute(
+                f"CREATE VIEW {quoted} AS SELECT {', '.join(picked)} FROM items WHERE coll='{coll}'"
+            )
+        return name
 
     def _row(self, coll: str, id: str) -> RowState | None:
         found = self._file.db.execute(
