@@ -48,6 +48,7 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/console/{file}", _console_file)
     router.add_get("/holdfast.js", _module)
     asterql.add_routes(app)
+    server.keep.add_routes(app)
     admin.add_routes(app)
     return app
 
@@ -75,7 +76,7 @@ async def _version(request: web.Request) -> web.Response:
             "version": VERSION,
             "python": platform.python_version(),
             "sqlite": SQLITE_VERSION,
-            "dialects": ["asterql"],
+            "dialects": ["asterql", "starkeep"],
         }
     )
 

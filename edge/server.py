@@ -33,6 +33,7 @@ from edge.config import Config
 from edge.dialects.asterql.connection import Connection
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
+from edge.dialects.starkeep.opening import open_keep
 from edge.problems import Problem
 from edge.requests import PeerFaults
 from edge.runtime import Runtime
@@ -110,6 +111,7 @@ class Server:
             frame_bytes_max=config.frame_bytes_max, compression=config.compression,
             monotonic=clock.monotonic,
         )  # fmt: skip
+        self.keep = open_keep(config, self.host, clock.now_ms)
         self.connections: set[Connection] = set()
         self.held_views = HeldViews(clock.monotonic)
         self.started_at = clock.monotonic()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from actors.dialects.asterql.plan import AsterqlDialect
+from actors.dialects.starkeep.plan import StarkeepDialect
 from actors.rows import Key, Overlay
 from actors.types import Draft, Entry
 from infra.errors import FileRefused
@@ -52,7 +53,7 @@ class Dialect(Protocol):
         """Fold the entry into the rows. Raises Refusal."""
 
 
-_DIALECTS: dict[str, Dialect] = {"asterql": AsterqlDialect()}
+_DIALECTS: dict[str, Dialect] = {"asterql": AsterqlDialect(), "starkeep": StarkeepDialect()}
 
 
 def dialect_named(name: str) -> Dialect:
