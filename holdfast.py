@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from actors.dialects.asterql.canonical import (
     hash_record_version,
     snapshot_hash,
@@ -55,6 +57,7 @@ from edge.client import (
     SyncClient,
     SyncError,
     follow_scope,
+    starkeep,
 )
 from edge.config import (
     Config,
@@ -107,6 +110,19 @@ from infra.errors import (
     HoldfastError,
 )
 
+if TYPE_CHECKING:
+    from edge.dialects.starkeep.embedding import HttpSyncHandler, sync_application
+
+
+def __getattr__(name: str) -> Any:
+    # Late: who only speaks to a server shall not pay for importing one.
+    if name in ("HttpSyncHandler", "sync_application"):
+        from edge.dialects.starkeep import embedding
+
+        return getattr(embedding, name)
+    raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+
+
 __all__ = [
     "MODEL_ID",
     "Action",
@@ -131,6 +147,7 @@ __all__ = [
     "Field",
     "Grant",
     "HoldfastError",
+    "HttpSyncHandler",
     "HubConnection",
     "InMemorySyncLedger",
     "InProcessBus",
@@ -175,5 +192,7 @@ __all__ = [
     "parse_entity_key",
     "parse_scope_key",
     "snapshot_hash",
+    "starkeep",
+    "sync_application",
     "view_id",
 ]

@@ -49,6 +49,7 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/console/{file}", _console_file)
     router.add_get("/holdfast.js", _module)
     asterql.add_routes(app)
+    server.keep.add_routes(app)
     admin.add_routes(app)
     if server.strata is not None:
         stratasync.add_routes(app, server.strata)
@@ -78,7 +79,7 @@ async def _version(request: web.Request) -> web.Response:
             "version": VERSION,
             "python": platform.python_version(),
             "sqlite": SQLITE_VERSION,
-            "dialects": ["asterql"]
+            "dialects": ["asterql", "starkeep"]
             + (["stratasync"] if server_of(request).strata is not None else []),
         }
     )

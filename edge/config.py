@@ -199,6 +199,32 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compression: Annotated[bool, _doc("Offer permessage-deflate on sockets.", "true or false")] = (
         False
     )
+    keep_root: Annotated[
+        str,
+        Meta(max_length=190),
+        _doc("Starkeep space that stands at the root as well as at /keep/{name}.", "name"),
+    ] = ""
+    keep_store: Annotated[
+        str,
+        _doc(
+            "Where bytes of Starkeep files lie, file:PATH or s3://...; empty is the bucket, or "
+            "without one `files` in data_dir.",
+            "url",
+        ),
+    ] = ""
+    keep_drift_s: Annotated[
+        Seconds, _doc("How far ahead of this server a Starkeep stamp may be.", "seconds")
+    ] = 86_400.0
+    keep_body_bytes_max: Annotated[
+        int, Meta(ge=1024, le=1 << 30), _doc("Largest body of a Starkeep exchange.", "bytes")
+    ] = 16 << 20
+    keep_file_bytes_max: Annotated[Positive, _doc("Largest file of a Starkeep space.", "bytes")] = (
+        16 << 30
+    )
+    keep_secrets: Annotated[
+        dict[str, str],
+        _doc("Secrets that sign Starkeep requests, by `{space}/{app id}`.", "table"),
+    ] = msgspec.field(default_factory=dict)
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _doc("Least level that is logged.", "level")
     ] = "info"
@@ -252,7 +278,7 @@ def keys() -> tuple[Key, ...]:
     return tuple(found)
 
 
-SECRET_KEYS = frozenset({"token_keys"})
+SECRET_KEYS = frozenset({"token_keys", "keep_secrets"})
 
 
 def check(config: Config) -> None:
@@ -276,4 +302,5 @@ def redacted(config: Config) -> dict[str, Any]:
     """The configuration as plain values that may be printed: secrets show as `…`."""
     values: dict[str, Any] = msgspec.to_builtins(config)
     values["token_keys"] = [{"id": key.id, "secret": "…"} for key in config.token_keys]
+    values["keep_secrets"] = dict.fromkeys(config.keep_secrets, "…")
     return values

@@ -118,7 +118,8 @@ def _convert(key: Key, value: Any, source: str) -> Any:
         return msgspec.convert(given, key.type, strict=not is_text)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         shown = "" if key.secret else f", not {value!r}"
-        detail = str(error) if not key.secret else "expected a list of id:secret"
+        wanted = "a table" if isinstance(key.default, dict) else "a list of id:secret"
+        detail = str(error) if not key.secret else f"expected {wanted}"
         if "unknown field" in detail:
             detail, shown = _unknown_field(detail, key), ""
         raise ConfigError(f"{key.name} (from {source}): {detail}{shown}") from error
@@ -126,10 +127,10 @@ def _convert(key: Key, value: Any, source: str) -> Any:
 
 def _from_text(key: Key, text: str) -> Any:
     """What `text` stands for before its type is checked."""
-    if key.secret:
-        return _key_list(text)
     if isinstance(key.default, dict):
         return msgspec.json.decode(text or "{}")
+    if key.secret:
+        return _key_list(text)
     if isinstance(key.default, tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
     if isinstance(key.default, bool):

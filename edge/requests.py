@@ -112,9 +112,10 @@ def cors(
         allowed = origin is not None and ("*" in origins or origin in origins)
         if request.method == "OPTIONS" and allowed:
             response: web.StreamResponse = web.Response(status=204)
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, PUT, DELETE"
             response.headers["Access-Control-Allow-Headers"] = (
-                "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-Id"
+                "Authorization, Content-Type, If-None-Match, If-Range, Last-Event-ID, Range,"
+                " X-Request-Id"
             )
             response.headers["Access-Control-Max-Age"] = "86400"
         else:
@@ -129,7 +130,9 @@ def cors(
 def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
     """The headers of an answer that the browser of an allowed origin may read."""
     response.headers["Access-Control-Allow-Origin"] = request.headers.get("Origin") or "*"
-    response.headers["Access-Control-Expose-Headers"] = "ETag, Retry-After, X-Request-Id"
+    response.headers["Access-Control-Expose-Headers"] = (
+        "Content-Range, ETag, Retry-After, X-Content-SHA256, X-Request-Id"
+    )
     response.headers["Vary"] = "Origin"
 
 

@@ -32,6 +32,7 @@ from edge.budget import Budget
 from edge.config import Config
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
+from edge.dialects.starkeep.opening import open_keep
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
 from edge.problems import Problem
@@ -118,6 +119,7 @@ class Server:
             else StrataService(application.declared_strata, self.host)
         )
         self.connections: set[Any] = set()  # Connection, StrataConnection
+        self.keep = open_keep(config, self.host, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
         self.started_at = clock.monotonic()
         self._budgets: dict[tuple[str, str, PublishLimits], tuple[Budget, Budget]] = {}

@@ -24,3 +24,8 @@ def new_nonce() -> int:
 def random() -> float:
     """A number in [0, 1) for jitter; not for secrets."""
     return _random.random()
+
+
+def random_bits(count: int) -> int:
+    """That many random bits, as a number."""
+    return secrets.randbits(count)

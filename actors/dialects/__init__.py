@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from actors.dialects.asterql.plan import AsterqlDialect
+from actors.dialects.starkeep.plan import StarkeepDialect
 from actors.dialects.stratasync.plan import StrataDialect
 from actors.rows import Key, Overlay
 from actors.types import Draft, Entry
@@ -55,6 +56,7 @@ class Dialect(Protocol):
 
 _DIALECTS: dict[str, Dialect] = {
     "asterql": AsterqlDialect(),
+    "starkeep": StarkeepDialect(),
     "stratasync": StrataDialect(),
 }
 

@@ -26,7 +26,7 @@ An unknown key is an error in every source. `holdfast config show` prints each v
 comes from, `holdfast config check` starts nothing.
 
 In the environment a key is `HOLDFAST_` and its name in upper case; `PORT` and `HOST` count where
-the longer name is absent, `NO_COLOR` turns `color` off. Lists are separated by commas, `scopes` is
+the longer name is absent, `NO_COLOR` turns `color` off. Lists are separated by commas, tables are
 JSON, and `token_keys` is `id:secret` (several between commas or on lines of their own). A secret
 can also be read from a file: `token_keys_file` in TOML, `HOLDFAST_TOKEN_KEYS_FILE`,
 `--token-keys-file`.

@@ -40,7 +40,12 @@ def remote_options(command: F) -> F:
 
 
 def get_json(
-    url: str, path: str, *, token: str | None, query: Mapping[str, str | int | None] | None = None
+    url: str,
+    path: str,
+    *,
+    token: str | None,
+    query: Mapping[str, str | int | None] | None = None,
+    method: str = "GET",
 ) -> Any:
     """The JSON a server answers with.
 
@@ -54,7 +59,7 @@ def get_json(
     # No proxy: the server is most often on this host, where one would not reach it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        request = urllib.request.Request(target, headers=headers)
+        request = urllib.request.Request(target, headers=headers, method=method)
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
     except urllib.error.HTTPError as error:

@@ -62,6 +62,34 @@ def show(scope: str, tenant: str, url: str, token: str | None, as_json: bool) ->
     emit(found, table(("field", "value"), rows), as_json=as_json)
 
 
+@command.command("gc")
+@click.argument("scope")
+@click.option("--tenant", metavar="NAME", default="default", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@click.option(
+    "--grace", type=click.IntRange(0, 10**8), default=86_400, show_default=True,
+    help="Seconds for which nothing must have referred to it.",
+)  # fmt: skip
+@remote_options
+@json_option
+def collect(
+    scope: str, tenant: str, dry_run: bool, grace: int, url: str, token: str | None, as_json: bool
+) -> None:
+    """Delete files of a Starkeep space that nothing refers to.
+
+    A file goes to the server before its record does, so only what has had no record for the grace
+    period is taken.
+    """
+    path = f"/v1/gc/{quote(tenant, safe='')}/{quote(scope, safe='')}"
+    query = {"dry_run": int(dry_run), "grace_s": grace}
+    found: dict[str, Any] = get_json(url, path, token=token, query=query, method="POST")
+    rows = [
+        ("keys", len(found["keys"])), ("contents", len(found["contents"])),
+        ("bytes", found["bytes"]), ("deleted", _cell(found["deleted"])),
+    ]  # fmt: skip
+    emit(found, table(("field", "value"), rows), as_json=as_json)
+
+
 def _cell(value: Any) -> object:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -84,7 +84,7 @@ def test_frames(data: bytes | str) -> None:
         return
     if isinstance(frame, f.Ping):
         try:
-            assert json.loads(f.pong(frame.t, NOW_MS))["now"] == NOW_MS
+            assert json.loads(f.pong(frame.t, NOW_MS, {}))["now"] == NOW_MS
         except UnicodeDecodeError:
             assert isinstance(data, bytes)  # the connection answers bad_json
     elif not isinstance(frame, f.Auth):

@@ -214,3 +214,22 @@ def test_configuration_document_is_current() -> None:
 
 def test_cli_document_is_current() -> None:
     assert (ROOT / "docs/cli.md").read_text() == cli_document(), "run: python -m edge.cli.reference"
+
+
+def test_keep_secrets_are_a_table_in_every_source_and_never_shown(tmp_path: Path) -> None:
+    told = '{"home/notes": "verysecret"}'
+    file = tmp_path / "secrets"
+    file.write_text(told)
+    toml = tmp_path / "holdfast.toml"
+    toml.write_text('[keep_secrets]\n"home/notes" = "verysecret"\n')
+    found = [
+        load_config({}, {"HOLDFAST_KEEP_SECRETS": told}, None),
+        load_config({}, {"HOLDFAST_KEEP_SECRETS_FILE": str(file)}, None),
+        load_config({}, {}, toml),
+    ]
+    for config in found:
+        assert config.keep_secrets == {"home/notes": "verysecret"}
+        assert "verysecret" not in str(redacted(config))
+    with pytest.raises(ConfigError, match="expected a table") as caught:
+        load_config({}, {"HOLDFAST_KEEP_SECRETS": '["verysecret"]'}, None)
+    assert "verysecret" not in str(caught.value)

@@ -20,7 +20,8 @@ DOC = (ROOT / "docs/errors.md").read_text()
 # Said by the command line, the configuration or the client only: never over HTTP.
 LOCAL = {
     "bad_config", "bad_key", "bad_pattern", "bad_token", "insecure", "unreachable", "below_floor",
-    "corrupt", "object_busy", "object_exists", "object_missing", "scope_error",
+    "bad_query", "corrupt", "not_declared", "object_busy", "object_exists", "object_missing",
+    "scope_error",
 }  # fmt: skip
 # Said in `error` and `scopeError` frames only.
 FRAMES = {"moved", "not_subscribed", "revoked", "snapshot_required", "too_many_subscriptions",
