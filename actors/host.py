@@ -20,7 +20,6 @@ from typing import Any, Self
 from actors.alarms import AlarmHandler, Alarms
 from actors.dialects import Dialect, dialect_named
 from actors.dialects.kinds import dialect_name_of
-from actors.gate import REPLICATED
 from actors.header import Unfinished
 from actors.host_settings import Counts, HostSettings
 from actors.index import Index, scan
@@ -282,8 +281,7 @@ class Host(StateReads):
         scope = Scope(address, ledger, policy, self, taps, dialect, replica)
         if replica is not None and self.waking is not None:
             self.replicas[scope] = replica
-            if ledger.header.level == REPLICATED and replica.files is None:
-                self.waking.prove(scope)
+            self.waking.prove(scope, replica)
             replica.bind(ScopeSource(scope, self._give_up, self.waking.proven))
         if create or address in self.taps:
             self.taps[address] = scope.taps
@@ -384,6 +382,7 @@ class Host(StateReads):
             self.failed(scope, error)
             return
         log.warning("fenced scope=%s error=%s", scope.address.scope, error)
+        self.counts.fenced += 1
         self.waking.proven(scope, error)
         for reply in scope.fail(error):
             reply.flush()
@@ -403,7 +402,9 @@ class Host(StateReads):
             if not isinstance(item, Scope):
                 continue
             if error is not None:
-                self.failed(item, StorageError(f"the disk did not take it: {error}"))
+                closed = item in self._closing or self.open_scopes.get(item.address) is not item
+                if not (closed and isinstance(error, FileNotFoundError)):  # it took its WAL along
+                    self.failed(item, StorageError(f"the disk did not take it: {error}"))
                 continue
             for reply in item.release(position):
                 touched[reply] = None
@@ -470,6 +471,8 @@ class Host(StateReads):
                 del self.replicas[scope]
                 self._noted.discard(scope)
                 self.index.closed(address, self.now_ms(), record)
+                if record is None and self.waking is not None:
+                    self.waking.leave_behind()
             if not scope.taps:
                 self.taps.pop(address, None)
             self._closing.discard(scope)

@@ -13,12 +13,13 @@ class Counts:
     """Totals since start, for metrics."""
 
     __slots__ = (
-        "commits", "duplicates", "entries", "opens", "passes", "refused", "release_wait_s",
+        "commits", "duplicates", "entries", "fenced", "opens", "passes", "refused",
+        "release_wait_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.commits = self.entries = self.refused = self.duplicates = 0
-        self.opens = self.passes = 0
+        self.opens = self.passes = self.fenced = 0
         self.release_wait_s = 0.0
 
 

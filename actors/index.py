@@ -129,6 +129,13 @@ class Index:
         ).fetchone()
         return None if row is None or row[0] is None else _decode_record(row[0])
 
+    def forget_replicas(self) -> None:
+        """Nothing is known any more of what the bucket holds: it is another one. Durable at once.
+        Raises StorageError.
+        """
+        self._write("UPDATE scopes SET replica=NULL", ())
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def is_evicted(self, address: Address) -> bool:
         """Whether the scope is in the bucket and not on this disk."""
         row = self._db.execute(

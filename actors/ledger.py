@@ -10,7 +10,7 @@ A commit here is not yet durable: infra/barrier.py makes it so, and only then ma
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -93,8 +93,8 @@ class Ledger:
         self.txid = header.txid  # what the next commit carries
         self.level = header.level  # the same
         self.commits = 0  # transactions so far that the tracker will meet in the WAL
-        self._followed = 0
-        self._before = 0
+        self._followed = self._before = 0
+        self._claims: Sequence[int] = ()
         self._tracker = tracker
         self._db = db
         if header.dialect != "asterql":  # indexes on JSON functions, which SQLite 3.40 distrusts
@@ -169,7 +169,8 @@ class Ledger:
                 new.bytes -= self._trim(write.floor)
                 self._db.execute("UPDATE scope SET bytes=?", (new.bytes,))
             if write.first_txid is not None:
-                note_owner(self._db, Owner(new.owner, write.first_txid, self.nonce, write.at))
+                owner = Owner(new.owner, write.first_txid, self.nonce, write.at)
+                note_owner(self._db, owner, self._claims)
         self._committed(new)
 
     def _committed(self, new: Header) -> None:
@@ -418,9 +419,9 @@ class Ledger:
         """The owner this writer's commits carry: one more than whoever wrote before."""
         return self.header.owner if self._claimed else max(self.header.owner, self._before) + 1
 
-    def follows(self, owner: int) -> None:
-        """An owner that wrote nothing into the file has claimed it in the bucket."""
-        self._before = owner
+    def follows(self, owner: int, claims: Sequence[int] = ()) -> None:
+        """Others may have owned the history since; those of `claims` wrote nothing into it."""
+        self._before, self._claims, self._claimed = owner, claims, False
 
     @_guarded
     def owners(self) -> list[Owner]:

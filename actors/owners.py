@@ -24,14 +24,21 @@ class Owner(NamedTuple):
     at: int
 
 
-def note_owner(db: Handle, new: Owner) -> None:
-    """Within the transaction of the owner's first commit, or of one that corrects its `txid`."""
+def note_owner(db: Handle, new: Owner, claims: Sequence[int] = ()) -> None:
+    """Within the transaction of the owner's first commit, or of one that corrects its `txid`.
+
+    `claims`: the batches of owners before it that wrote nothing. Those files are first ones too;
+    who their writers were is not known, so each is noted as -TXID with the nonce 0.
+    """
     db.execute(
         "CREATE TABLE IF NOT EXISTS owners(owner INTEGER PRIMARY KEY, txid INTEGER NOT NULL,"
         " nonce INTEGER NOT NULL, at INTEGER NOT NULL) STRICT"
     )
     db.execute("DELETE FROM owners WHERE at<? OR txid>=?", (new.at - KEPT_MS, new.txid))
-    db.execute("INSERT OR REPLACE INTO owners(owner, txid, nonce, at) VALUES (?,?,?,?)", new)
+    silent = [Owner(-txid, txid, 0, new.at) for txid in claims]
+    db.executemany(
+        "INSERT OR REPLACE INTO owners(owner, txid, nonce, at) VALUES (?,?,?,?)", [*silent, new]
+    )
 
 
 def read_owners(db: Handle) -> list[Owner]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from actors.gate import REPLICATED
 from actors.index import Index, ReplicaRecord
 from actors.ledger import Ledger
-from actors.supersede import is_prefix
+from actors.supersede import is_prefix, peek
 from actors.types import Address
+from actors.write import Write
 from infra import ids
 from infra.deployment import Decision, claim_marker, decide_deployment, read_marker
 from infra.errors import ConfigError
@@ -32,6 +34,7 @@ from infra.objects import (
     probe_conditional_writes,
     store_prefix,
 )
+from infra.pages import write_claim
 from infra.replica import Replica
 from infra.replica_files import Files, from_listing
 from infra.replicator import ReplicaSettings, Service
@@ -41,6 +44,8 @@ from infra.stores.metered import MeteredStore
 log = logging.getLogger("holdfast.replication")
 
 DEPLOYMENT_FILE = "deployment.json"
+RESTORE_JUMP = 2**32  # I6: no number that a cut history has shown is used again
+LIVES_KEPT = 64
 KNOWN_ABSENT_MAX = 10_000  # names of scopes that are not in the bucket, remembered
 
 
@@ -59,24 +64,29 @@ class BucketSettings(msgspec.Struct, frozen=True):
 
 class _Deployment(msgspec.Struct):
     """What the data directory remembers. `complete`: every scope below the prefix is in its index,
-    because the two began together.
+    because the two began together. `lives`: the nonces of the last processes that ran on it.
     """
 
     deployment: str
     bucket: str
     complete: bool
+    lives: list[int] = []
 
 
 class Fetched(NamedTuple):
     """A ledger file that was matched with the bucket.
 
-    `same_history`: it holds everything this host released. `whole`: and more than the bucket has.
+    `whole`: it has more than the bucket. `moved`: it was restored under a new epoch, because it may
+    lack what was released. `foreign`: it was restored from a writer who may have gone on since.
+    `claims`: the batches behind its last commit, by owners who wrote nothing.
     """
 
     files: Files
-    owner: int
-    same_history: bool
+    owner: int = 0
     whole: bool = False
+    moved: bool = False
+    foreign: bool = False
+    claims: Sequence[int] = ()
 
 
 class Replication:
@@ -101,6 +111,7 @@ class Replication:
         self._index = index
         self._now_ms = now_ms
         self._absent: dict[Address, None] = {}
+        self._lives: frozenset[int] = frozenset()
         self._meter = Meter()
         self._store = MeteredStore(store or open_store(settings.url), self._meter)
         self._service: Service | None = None
@@ -115,6 +126,10 @@ class Replication:
         """
         path = self._directory / DEPLOYMENT_FILE
         known = _read_deployment(path)
+        lives = [*(known.lives if known is not None else []), self.nonce][-LIVES_KEPT:]
+        self._lives = frozenset(lives)
+        # Only the index knew which scopes are in the bucket alone.
+        sure = known is not None and known.complete and not self._index.new
         has_scopes = next(self._directory.glob("*/*/*.db"), None) is not None
         try:
             there = read_marker(self._store, self.prefix)
@@ -132,19 +147,20 @@ class Replication:
             if known is None or known.bucket != self.settings.url:
                 raise
             log.warning("the bucket is out of reach; going on from this disk error=%s", error)
-            self.complete = known.complete and not self.settings.shared
+            self.complete = sure and not self.settings.shared
+            _write_deployment(path, _Deployment(known.deployment, known.bucket, sure, lives))
             return
         if decision in (Decision.CREATE, Decision.CLAIM):
             mine = local_id or ids.new_id()
             winner = claim_marker(self._store, self.prefix, mine)
-            complete = winner == mine
+            complete = winner == mine and (known is None or sure)
         else:
             assert there is not None
-            winner, complete = there, known is not None and known.complete
-        if self._index.must_rebuild and self._index.damaged:
-            complete = False  # evicted scopes were known to the index alone
+            winner, complete = there, sure
+        if decision is not Decision.KEEP or (known and known.bucket != self.settings.url):
+            self._index.forget_replicas()
         self.complete = complete and not self.settings.shared
-        _write_deployment(path, _Deployment(winner, self.settings.url, complete))
+        _write_deployment(path, _Deployment(winner, self.settings.url, complete, lives))
 
     def begin(self) -> None:
         """On the loop, once the bucket is known to be good."""
@@ -185,33 +201,64 @@ class Replication:
         """
         prefix = self.prefix_of(address)
         path.parent.mkdir(parents=True, exist_ok=True)
+        target = path.with_name(path.name + ".fetched")
         try:
-            restored = restore_to(self._store, prefix, path, pool=self.service.pool)
-        except NoBackup:
+            restored = restore_to(self._store, prefix, target, pool=self.service.pool)
+        except NoBackup as error:
+            if self._index.is_evicted(address):
+                raise NoBackup(
+                    f"{prefix}: this scope left the disk for the bucket, which has no file of it"
+                    " now: bring its files back, or restore it from a copy"
+                ) from error
             return None
         self.restores += 1
+        fetched = self._fetched(address, restored, target)
+        for suffix in ("-wal", "-shm"):  # of a file that is gone; SQLite would play it back
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        target.replace(path)
         _sync_directories(path, self._directory)
-        return self._fetched(address, restored)
+        return fetched
 
-    def _fetched(self, address: Address, restored: Restored) -> Fetched:
+    def _fetched(self, address: Address, restored: Restored, target: Path) -> Fetched:
         files = from_listing(restored.listed)
+        nonce = restored.salt1 << 32 | restored.salt2
         record = self._index.replica_of(address)
-        same = (
-            record is not None
-            and record.files.head == restored.txid
-            and record.nonce == (restored.salt1 << 32 | restored.salt2)
-        )
-        return Fetched(files, restored.node_id, same)
+        same = record is not None and (record.files.head, record.nonce) == (restored.txid, nonce)
+        header = peek(target, address)
+        moved = header.level != REPLICATED and not same
+        if moved:
+            self._move_epoch(address, target, restored)
+        return Fetched(
+            files, restored.node_id, whole=moved, moved=moved, foreign=nonce not in self._lives,
+            claims=range(header.txid + 1, restored.txid + 1),
+        )  # fmt: skip
+
+    def _move_epoch(self, address: Address, target: Path, restored: Restored) -> None:
+        """Before the file is in its place, so that no crash leaves it there under the old epoch.
+
+        Shown once the bucket has it, whatever the level: no other restore may use its numbers.
+        """
+        ledger = Ledger.open(target, address, nonce=self.nonce)
+        try:
+            ledger.follows(restored.node_id)
+            ledger.txid, ledger.level = restored.txid + 1, REPLICATED
+            at = self._now_ms()
+            ledger.commit(Write(at, first_txid=ledger.txid))
+            ledger.move_epoch(ids.new_id(), jump=RESTORE_JUMP, at=at)
+        finally:
+            ledger.close()
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
 
     def compare(self, address: Address, path: Path) -> Fetched:
         """Match the local file with the bucket. Raises Fenced where the bucket's history is not
         this file's, or has gone on without it. Blocks.
         """
         ledger = Ledger.open(path, address)
-        local = _local(ledger)
+        local = self._local(ledger)
         ledger.close()
         found = locate(self._store, self.prefix_of(address), local)
-        return Fetched(found.files, 0, same_history=True, whole=found.whole)
+        return Fetched(found.files, whole=found.whole)
 
     def not_there(self, address: Address) -> None:
         """The bucket has nothing of this scope."""
@@ -223,11 +270,28 @@ class Replication:
 
     def replica_for(self, ledger: Ledger, address: Address, fetched: Fetched | None) -> Replica:
         """The replica of a ledger that was just opened, before its first commit."""
-        files = fetched.files if fetched is not None else self._known_files(address, ledger)
-        whole = fetched is not None and fetched.whole
-        if fetched is not None:
-            ledger.follows(fetched.owner)
-        return Replica(self.service, self.prefix_of(address), _local(ledger), files, whole=whole)
+        local, prefix = self._local(ledger), self.prefix_of(address)
+        if fetched is None:
+            files = self._known_files(address, ledger)
+            return Replica(self.service, prefix, local, files, whole=False)
+        claim = None
+        if not fetched.moved:
+            ledger.follows(fetched.owner, fetched.claims)
+        if self.settings.shared and not fetched.whole:
+            tracker = ledger.follow(0)
+            assert tracker is not None, "a scope with a replica has a tracked ledger"
+            claim = write_claim(
+                tracker, txid=fetched.files.head + 1, owner=ledger.owner, nonce=self.nonce,
+                now_ms=self._now_ms(),
+            )  # fmt: skip
+        return Replica(
+            self.service, prefix, local, fetched.files, whole=fetched.whole, claim=claim,
+            foreign=fetched.foreign,
+        )  # fmt: skip
+
+    def _local(self, ledger: Ledger) -> Local:
+        owners = [(owner.txid, owner.nonce) for owner in ledger.owners()]
+        return Local(ledger.header.txid, ledger.header.nonce, owners, self._lives)
 
     def _known_files(self, address: Address, ledger: Ledger) -> Files | None:
         """What the bucket holds, where that is known without asking."""
@@ -272,11 +336,6 @@ class Replication:
                 aside.with_name(aside.name + suffix).unlink(missing_ok=True)
             return
         log.warning("kept: it holds what the bucket does not file=%s", aside.name)
-
-
-def _local(ledger: Ledger) -> Local:
-    owners = [(owner.txid, owner.nonce) for owner in ledger.owners()]
-    return Local(ledger.header.txid, ledger.header.nonce, owners)
 
 
 def _read_deployment(path: Path) -> _Deployment | None:

@@ -448,17 +448,6 @@ class Scope:
         self._cut(lambda at: self._ledger.begin_epoch(epoch, jump=jump, at=at))
         self._window = DedupeWindow([])
 
-    def move_epoch(self, epoch: str, jump: int) -> None:
-        """The same entries under a new epoch: after a restore that may have cut the history.
-
-        Shown once the bucket has it, whatever the level: no other restore may use its numbers.
-        """
-        self._cut(lambda at: self._ledger.move_epoch(epoch, jump=jump, at=at))
-        self._window = None
-        if self._replica is not None and self.gate.level == LOCAL:
-            self.gate.level = REPLICATED
-            self.gate.lower_level_after(self.position)
-
     def _cut(self, work: Callable[[int], None]) -> None:
         at = self._shell.now_ms()
         self._before = self.bounds  # what is shown until the new history may be

@@ -1,12 +1,27 @@
-"""Whether one ledger file's history continues another's. Blocking; for files nobody has open."""
+"""Looks into ledger files that nobody has open: what one says, whether it continues another.
+Blocking.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
 
+from actors.header import Header, read_header
+from actors.types import Address
 from infra.errors import HoldfastError
-from infra.sqlite import open_reader
+from infra.sqlite import open_reader, storage_error
+
+
+def peek(path: Path, address: Address) -> Header:
+    """The header of a whole file, as it was restored. Raises StorageError or FileRefused."""
+    db = open_reader(path, immutable=True)
+    try:
+        return read_header(db, path, address)
+    except sqlite3.Error as error:
+        raise storage_error(error, path) from error
+    finally:
+        db.close()
 
 
 def is_prefix(older: Path, newer: Path) -> bool:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from actors.gate import REPLICATED
 from actors.mailbox import Mailbox, Request
 from actors.replication import Fetched, Replication
-from actors.reply import FutureReply
 from actors.scope import Scope
-from actors.types import Address
-from infra import ids
+from actors.state import EMPTY
+from actors.types import Address, Bounds
 from infra.errors import Fenced, HoldfastError, StorageError, TryLater, Unavailable
 from infra.paths import ledger_path
+from infra.replica import Replica
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast.waking")
 
 PARALLEL = 8  # fewer than the threads they wait for (infra/replicator.py)
-RESTORE_JUMP = 2**32  # I6: no number that a cut history has shown is used again
 EVICT_AT_ONCE = 64
 CATCH_UP_AT_ONCE = 8
 CATCH_UP_WAIT_S = 30.0
+CATCH_UP_AGAIN_S = 30.0
 LOOK_S = 0.05
+SUPERSEDE_RETRY_S_MAX = 5.0
+
+Woken = Scope | HoldfastError | None  # an error is a value: it may be that nobody waits for it
 
 
 class Waking:
@@ -41,10 +44,12 @@ class Waking:
     def __init__(self, host: Host, replication: Replication) -> None:
         self._host = host
         self.replication = replication
-        self._fetching: dict[Address, asyncio.Task[Scope | None]] = {}
+        self._fetching: dict[Address, asyncio.Task[Woken]] = {}
         self._parked: dict[Address, Mailbox] = {}
         self._turns = asyncio.Semaphore(PARALLEL)
         self._proving: dict[Scope, asyncio.Future[None]] = {}
+        self._behind = asyncio.Event()
+        self._left: dict[Address, Bounds] = {}  # where followers of superseded scopes stand
 
     # -- waking ------------------------------------------------------------------------------------
 
@@ -64,20 +69,17 @@ class Waking:
 
     async def fetch(self, address: Address) -> Scope | None:
         """The scope, open; None where it exists nowhere. Raises Unavailable or TryLater."""
-        return await asyncio.shield(self._begin(address))
+        return _scope_of(await asyncio.shield(self._begin(address)))
 
-    def _begin(
-        self, address: Address, instead_of: Scope | None = None
-    ) -> asyncio.Task[Scope | None]:
+    def _begin(self, address: Address, instead_of: Scope | None = None) -> asyncio.Task[Woken]:
         task = self._fetching.get(address)
         if task is None:
             work = self._wake(address, instead_of)
             task = self._host.tasks.spawn(work, name=f"wake {address.scope[:40]}")
-            task.add_done_callback(_consumed)
             self._fetching[address] = task
         return task
 
-    async def _wake(self, address: Address, instead_of: Scope | None) -> Scope | None:
+    async def _wake(self, address: Address, instead_of: Scope | None) -> Woken:
         error: HoldfastError = Unavailable("waking was interrupted", retry_after_ms=1000)
         scope: Scope | None = None
         try:
@@ -89,7 +91,7 @@ class Waking:
             return scope
         except HoldfastError as found:
             error = _for_clients(address, found)
-            raise error from found
+            return error
         finally:
             del self._fetching[address]
             mailbox = self._parked.pop(address, None)
@@ -120,23 +122,21 @@ class Waking:
                 await run(lambda: replication.drop_if_covered(kept, path))
         scope = host.open(address, create=False, fetched=fetched)
         assert scope is not None
-        if scope.ledger.header.level != REPLICATED and not fetched.same_history:
-            scope.move_epoch(ids.new_id(), RESTORE_JUMP)
-            shown = FutureReply()
-            scope.append(Request([], shown, None))
-            await shown.taken()
-        replica = host.replicas[scope]
-        if replication.settings.shared and not fetched.whole:
-            await replica.claim_now()
+        before = self._left.get(address, EMPTY if fetched.moved else None)
+        if before is not None:
+            host.tasks.spawn(self._announce(scope, before), name="announce")
         return scope
 
     # -- what a crash left unproven ----------------------------------------------------------------
 
-    def prove(self, scope: Scope) -> None:
-        """The file of a `replicated` scope may hold what the bucket has not: nobody may read it
-        before the replica has shipped or found everything.
+    def prove(self, scope: Scope, replica: Replica) -> None:
+        """The file of a `replicated` scope may hold what the bucket has not, and where others may
+        own it, lack what they wrote: nobody may read it before the replica has shipped, found or
+        claimed everything.
         """
-        self._proving[scope] = asyncio.get_running_loop().create_future()
+        replicated = scope.ledger.header.level == REPLICATED or self.replication.settings.shared
+        if replicated and replica.unproven:
+            self._proving[scope] = asyncio.get_running_loop().create_future()
 
     def proven(self, scope: Scope, error: HoldfastError | None = None) -> None:
         """It has, or never will."""
@@ -163,16 +163,38 @@ class Waking:
     # -- superseding -------------------------------------------------------------------------------
 
     async def supersede(self, scope: Scope) -> None:
-        """Another writer went on: put our file aside, and serve its history instead."""
-        before = scope.bounds
-        try:
-            # As a wake from the first step on: nobody may open the file in between.
-            woken = await asyncio.shield(self._begin(scope.address, scope))
-        except HoldfastError as found:
-            log.error("not woken after fencing scope=%s error=%s", scope.address.scope, found)
-            return
-        if woken is not None:
-            woken.announce(before)
+        """Another writer went on: put our file aside, and serve its history instead.
+
+        Repeated for as long as somebody follows the scope.
+        """
+        address = scope.address
+        self._left.setdefault(address, scope.bounds)
+        # As a wake from the first step on: nobody may open the file in between.
+        task = self._begin(address, scope)
+        delay_s = LOOK_S
+        while True:
+            try:
+                _scope_of(await asyncio.shield(task))
+                return
+            except HoldfastError as found:
+                log.warning("not woken after fencing scope=%s error=%s", address.scope, found)
+            if not self._host.taps.get(address):
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(SUPERSEDE_RETRY_S_MAX, delay_s * 2)
+            task = self._begin(address)
+
+    async def _announce(self, scope: Scope, before: Bounds) -> None:
+        """Have followers read what they missed, as soon as it may be shown."""
+        future = self._proving.get(scope)
+        if future is not None:
+            try:
+                await asyncio.shield(future)
+            except HoldfastError:
+                return  # whoever comes after this scope announces it
+        if self._host.open_scopes.get(scope.address) is scope:
+            self._left.pop(scope.address, None)
+            scope.announce(before)
 
     async def _put_aside(self, scope: Scope) -> Path | None:
         host, replication, address = self._host, self.replication, scope.address
@@ -190,12 +212,21 @@ class Waking:
         if not settings.evict_s:
             return
         limit = host.now_ms() - int(settings.evict_s * 1000)
-        for address, name in host.index.evictable(limit, EVICT_AT_ONCE):
-            if address in host.open_scopes or address in self._fetching:
-                continue
-            host.index.evict(address)  # first: a crash in between leaves a file that is as good
-            # On the loop, though it is file work: nobody may open the file in between.
-            (host.directory / name).unlink(missing_ok=True)
+        found = [
+            (address, name)
+            for address, name in host.index.evictable(limit, EVICT_AT_ONCE)
+            if address not in host.open_scopes and address not in self._fetching
+        ]
+        for address, _ in found:
+            host.index.evict(address)
+        if found:
+            # A power cut must not take the word that they are in the bucket, and the files as well.
+            await host.run(host.barrier.sync_all)
+        for address, name in found:
+            used = address in host.open_scopes or address in self._fetching
+            if not used and host.index.is_evicted(address):
+                # On the loop, though it is file work: nobody may open the file in between.
+                (host.directory / name).unlink(missing_ok=True)
 
     async def drain(self, within_s: float) -> None:
         """Ship what there is, within the time for it. The rest is on this disk, for next time."""
@@ -212,7 +243,20 @@ class Waking:
                 log.warning("the bucket lacks commits scopes=%d", len(late))
 
     async def catch_up(self) -> None:
-        """After an unclean end, or a bucket's first day: ship what nobody has opened yet."""
+        """After an unclean end, or a bucket's first day: ship what nobody has opened yet. Then what
+        was closed while the bucket was in trouble, a while later.
+        """
+        while True:
+            self._behind.clear()
+            await self._catch_up()
+            await self._behind.wait()
+            await asyncio.sleep(CATCH_UP_AGAIN_S)
+
+    def leave_behind(self) -> None:
+        """A scope was closed of which the bucket lacks something."""
+        self._behind.set()
+
+    async def _catch_up(self) -> None:
         host = self._host
         after: Address | None = None
         while found := host.index.unshipped(CATCH_UP_AT_ONCE, after):
@@ -246,6 +290,7 @@ def _for_clients(address: Address, error: HoldfastError) -> HoldfastError:
     return error
 
 
-def _consumed(task: asyncio.Task[Scope | None]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever asked has it; a parked request was refused with it
+def _scope_of(woken: Woken) -> Scope | None:
+    if isinstance(woken, HoldfastError):
+        raise woken
+    return woken

@@ -24,7 +24,7 @@ from infra.locate import Local, locate
 from infra.ltx.header import HEADER_BYTES
 from infra.objects import ObjectExists
 from infra.pacing import BATCH_BYTES_MAX, EARLY_BYTES, Pace
-from infra.pages import Batch, Image, write_batch, write_claim, write_image
+from infra.pages import Batch, Image, write_batch, write_image
 from infra.replica_files import Files, Mark, after_sweep, sweep
 from infra.replicator import Service
 from infra.requests import RETRY_FIRST_MS, RETRY_MAX_MS, Requests
@@ -39,8 +39,19 @@ class Replica:
     """Fits actors.shell.Shipper. `files` is None until it is known what the bucket holds."""
 
     def __init__(
-        self, service: Service, prefix: str, local: Local, files: Files | None, *, whole: bool
+        self,
+        service: Service,
+        prefix: str,
+        local: Local,
+        files: Files | None,
+        *,
+        whole: bool,
+        claim: Batch | None = None,
+        foreign: bool = False,
     ) -> None:
+        """`claim`: an empty file that takes the next slot before anything else does. `foreign`: the
+        state was restored from a writer who may have gone on since.
+        """
         self.files = files
         self.requests = Requests(service, prefix)
         self._service = service
@@ -49,8 +60,15 @@ class Replica:
         self._source: Source | None = None
         self._whole = whole  # the next batch must be a full image
         self._next = (local.txid if files is None else files.head) + 1
+        # A request of an earlier opening may still land at local.txid. Whether the bucket has our
+        # commits is told by what they carry, so until we have shipped they carry more than that.
+        self._least = local.txid + 1 if files is None else 0
         self._claim: int | None = None  # the slot an empty file of ours takes
-        self._claimed: asyncio.Future[None] | None = None  # while it is on its way
+        self._claiming = claim  # while it is on its way
+        if claim is not None:
+            self._claim, self._next = self._next, self._next + 1
+        self._foreign = foreign  # until a file of ours is known to be the last one
+        self._opened_head = 0
         self._began = False  # a batch was shipped since the file was opened
         self._looked_again = False
         self._dirty_since: int | None = None
@@ -69,7 +87,10 @@ class Replica:
         """The scope this is the replica of; once, as soon as it is open."""
         self._source = source
         point = source.point()
-        if self._local.txid == 0 and point.head == 0:
+        self._opened_head = point.head
+        if self._claiming is not None:
+            self._go()
+        elif self._local.txid == 0 and point.head == 0:
             source.shipped(0, 0)  # nothing was ever in it
         elif self.files is not None and self.files.head > 0 and not self._whole:
             source.shipped(0, point.head)
@@ -80,7 +101,12 @@ class Replica:
 
     @property
     def next_txid(self) -> int:
-        return self._next
+        return max(self._next, self._least)
+
+    @property
+    def unproven(self) -> bool:
+        """Whether the file may hold what the bucket has not, or lack what another has written."""
+        return self.files is None or self._whole or self._claiming is not None
 
     @property
     def claim_txid(self) -> int:
@@ -111,12 +137,15 @@ class Replica:
         self._dirty_bytes += size
         if self._dirty_since is None:
             self._dirty_since = self._service.now_ms()
+        self._go()
+        if before < EARLY_BYTES <= self._dirty_bytes or self._dirty_bytes > BATCH_BYTES_MAX:
+            self._wake.set()
+
+    def _go(self) -> None:
         if self._task is None and not self._over:
             self._task = self._service.tasks.spawn(self._run(), name="replica")
         if self._stall_timer is None and not self._over:
             self._arm_stall(self._service.settings.max_stall_ms)
-        if before < EARLY_BYTES <= self._dirty_bytes or self._dirty_bytes > BATCH_BYTES_MAX:
-            self._wake.set()
 
     def urge(self) -> None:
         self._wake.set()
@@ -131,10 +160,13 @@ class Replica:
         self._wake.set()
 
     async def rest(self) -> None:
-        """Before sleep: ship what there is, and a snapshot if waking would read many files."""
-        await self.drained()
+        """Before sleep: a snapshot, if waking would read many files.
+
+        What the bucket lacks by now, because it is in trouble, stays on this disk: whoever wants to
+        read the scope, or end the server, does not wait for it.
+        """
         files = self.files
-        if files is None or self._over or self._dirty_since is not None or not self._began:
+        if files is None or self._over or not self.clean or not self._began:
             return
         if files.wants_snapshot(resting=True):
             self._reading += 1
@@ -167,8 +199,8 @@ class Replica:
     async def _run(self) -> None:
         source = self._source_()
         try:
-            if self._claimed is not None:
-                await self._ship_claim(self._claimed)
+            if self._claiming is not None:
+                await self._ship_claim(self._claiming)
             while self._dirty_since is not None and not self._over:
                 await self._until_due()
                 if self.files is None:
@@ -276,7 +308,7 @@ class Replica:
             if image is not None:
                 self._reading -= 1
             raise
-        self._began = True
+        self._began, self._least = True, 0
         self._whole = False
         self._hurried = False
         files.shipped(txid, len(batch.body))
@@ -360,38 +392,29 @@ class Replica:
 
         await self.requests.persist(work, "put")
 
-    async def claim_now(self) -> None:
-        """Take the next slot with an empty file: nobody who slept can write there any more.
+        if self._foreign:
+            await self._check_end(key)
+            self._foreign = False
 
-        Before the first commit. Raises Fenced where another took it.
+    async def _check_end(self, key: str) -> None:
+        """Raise Fenced where anything stands behind our first file.
+
+        Its slot was free; but the writer we restored from may have filled it and gone on, until a
+        snapshot had covered that file for long enough to delete it.
         """
-        files = self.files
-        assert files is not None and files.head > 0 and self._task is None
-        self._claim, self._next = files.head + 1, files.head + 2
-        self._claimed = claimed = asyncio.get_running_loop().create_future()
-        self._task = self._service.tasks.spawn(self._run(), name="replica")
-        await claimed
+        store, level = self._service.store, key[: key.rindex("/") + 1]
+        later = await self.requests.persist(lambda: store.list(level, after=key, limit=1), "list")
+        if later.objects:
+            raise Fenced(f"{key}: another writer has gone on from here", retry_after_ms=100)
 
-    async def _ship_claim(self, claimed: asyncio.Future[None]) -> None:
-        source, files, service = self._source_(), self.files, self._service
-        assert files is not None
-        txid, owner, now = files.head + 1, source.point().owner, service.now_ms()
-
-        def work() -> Batch:
-            tracker = source.pages(0)
-            return write_claim(tracker, txid=txid, owner=owner, nonce=service.nonce, now_ms=now)
-
-        try:
-            batch: Batch = await self.requests.run(work)
-            await self._put(txid, batch)
-        except BaseException as error:
-            if not claimed.done():
-                claimed.set_exception(error if isinstance(error, Fenced) else Fenced("not claimed"))
-                claimed.exception()  # whoever waits has it
-            raise
+    async def _ship_claim(self, batch: Batch) -> None:
+        """Take the next slot with an empty file: nobody who slept can write there any more."""
+        files, txid = self.files, self._claim
+        assert files is not None and txid is not None
+        await self._put(txid, batch)
         files.shipped(txid, len(batch.body))
-        self._claimed = None
-        claimed.set_result(None)
+        self._claiming = None
+        self._source_().shipped(0, self._opened_head)
 
     async def landed(self) -> None:
         """Wait for the request that a thread still has; after `stop`, before the file is closed."""

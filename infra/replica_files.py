@@ -9,7 +9,7 @@ writer that slept finds its next slot taken however long ago its successor came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -51,8 +51,10 @@ class Files(msgspec.Struct):
     def snapped(self, mark: Mark) -> None:
         """One more snapshot, of the state at `mark.txid`; files shipped since stay counted."""
         self.snapshots.append(mark)
-        self.count = self.head - mark.txid
-        self.size = self.size if self.count else 0
+        before, self.count = self.count, self.head - mark.txid
+        # Their share, for which of the bytes are theirs is not known. All would call for the next
+        # snapshot at once, and a busy scope would write nothing else.
+        self.size = self.size * self.count // before if before else 0
 
     def wants_snapshot(self, *, resting: bool) -> bool:
         """Whether the state should be written whole."""
@@ -63,7 +65,7 @@ class Files(msgspec.Struct):
         return self.count >= files or (self.count > 1 and self.size > max(SNAPSHOT_BYTES, last))
 
 
-def from_listing(files: Iterable[ReplicaFile]) -> Files:
+def from_listing(files: Sequence[ReplicaFile]) -> Files:
     """What a listing says. The head is that of the unbroken run from the last snapshot on."""
     snapshots = [Mark(f.max_txid, f.created_ms, f.size) for f in files if f.level == LEVEL_SNAPSHOT]
     snapshots.sort(key=lambda mark: mark.txid)
