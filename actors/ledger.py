@@ -97,8 +97,7 @@ class Ledger:
         self._claims: Sequence[int] = ()
         self._tracker = tracker
         self._db = db
-        if header.dialect != "asterql":  # indexes on JSON functions, which SQLite 3.40 distrusts
-            db.execute("PRAGMA trusted_schema=ON")
+        db.execute(f"PRAGMA trusted_schema={header.dialect != 'asterql':d}")  # JSON in indexes
         # The same process again: it closed the file itself, nobody came between.
         self._claimed = nonce != 0 and header.nonce == nonce
 
