@@ -345,6 +345,26 @@ async def test_ranges(http: Http, asked: str, status: int, part: bytes | None) -
     assert stale[:2] == (200, b"0123456789")
 
 
+@pytest.mark.parametrize("known", ["{}", "W/{}", '"else", {}', "*"])
+async def test_a_file_that_is_known_is_not_sent_again(http: Http, known: str) -> None:
+    await http.call("PUT", "/files/a", b"bytes")
+    etag = (await http.call("HEAD", "/files/a"))[2]["ETag"]
+    found = await http.call("GET", "/files/a", If_None_Match=known.format(etag))
+    assert found[:2] == (304, b"")
+    assert (await http.call("GET", "/files/a", If_None_Match='"else"'))[0] == 200
+
+
+async def test_a_body_in_another_encoding_than_it_says(
+    http: Http, caplog: pytest.LogCaptureFixture
+) -> None:
+    for method, path in (("PUT", "/files/a"), ("POST", "/sync/exchange"),
+                         ("POST", "/files/presign")):  # fmt: skip
+        headers = {"Content_Encoding": "gzip", "Connection": "close"}
+        status, text, _ = await http.call(method, path, b"no gzip", **headers)
+        assert (status, json.loads(text)["code"]) == (400, "bad_request")
+    assert "request failed" not in caplog.text
+
+
 async def test_an_empty_file(http: Http) -> None:
     assert (await http.call("PUT", "/files/e", b""))[0] == 200
     assert (await http.call("GET", "/files/e"))[:2] == (200, b"")
@@ -488,6 +508,34 @@ async def test_signed_requests(tmp_path: Path) -> None:
         )
         with pytest.raises(SyncError, match="401"):
             await engine.exchange()
+
+
+async def test_an_app_signs_no_url_for_another_apps_file(tmp_path: Path) -> None:
+    """Such a URL would be good below the other app's base, and below the space's own."""
+    secrets = {"split/notes": "one", "split/other": "two"}
+    async with (
+        running(tmp_path, mode="serve", keep_secrets=secrets) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        http = Http(server, session, "/keep/split/apps/other")
+        for key, status in (("apps/notes/syncable/a", 403), ("apps/other/syncable/a", 200)):
+            body = json.dumps({"key": key}).encode()
+            headers = dict(hmac_signer("other", "two")("POST", "/files/presign", body))  # type: ignore[arg-type]
+            assert (await http.call("POST", "/files/presign", body, **headers))[0] == status
+
+
+async def test_a_signature_of_any_bytes_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path, mode="serve", keep_secrets={"home/home": "s"}) as server:
+        url = URL(url_of(server))
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"GET /keep/home/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"X-Starkeep-App-Id: home\r\nX-Starkeep-App-Sig: \xff\xfe\r\n"
+            b"X-Starkeep-App-Ts: %d\r\n\r\n" % clock.now_ms()
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
 
 
 async def test_a_space_at_the_root(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ async def send_file(request: web.Request, info: FileInfo, base: Base) -> web.Str
         "ETag": etag, "X-Content-SHA256": info.hash, "Accept-Ranges": "bytes",
         "Content-Type": info.content_type or "application/octet-stream", **_INERT,
     }  # fmt: skip
-    if etag in [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]:
+    known = [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]
+    if "*" in known or etag in [tag.removeprefix("W/") for tag in known]:  # proxies weaken tags
         return web.Response(status=304, headers=headers)
     start, end = 0, info.size
     status = 200
@@ -173,7 +174,9 @@ def content_type_of(request: web.Request) -> str | None:
 
 
 async def chunks_of(request: web.Request) -> AsyncIterator[bytes]:
-    """The body in pieces. Raises TimeoutError where none comes for STALL_MAX_S."""
+    """The body in pieces. Raises TimeoutError where none comes for STALL_MAX_S, HTTPBadRequest for
+    a body that is not in the encoding it claims.
+    """
     pieces = request.content.iter_chunked(PIECE_BYTES).__aiter__()
     while True:
         async with asyncio.timeout(limits.STALL_MAX_S):
@@ -181,6 +184,9 @@ async def chunks_of(request: web.Request) -> AsyncIterator[bytes]:
                 piece = await pieces.__anext__()
             except StopAsyncIteration:
                 return
+            except web.RequestPayloadError as error:
+                reason = "the body is not in the encoding it claims"
+                raise web.HTTPBadRequest(reason=reason) from error
         yield piece
 
 

@@ -207,6 +207,8 @@ class _Call:
             return await self._namespace(unquote(path.removeprefix(NAMESPACES + "/")))
         if method == "POST" and path == "/files/presign":
             asked = await self._small_body(_PresignBody)
+            # The URL is good below every base of the space: what this one may is settled here.
+            self._check_key(asked.key)
             return _json({"url": self._presigned("PUT", check_object_key(asked.key))})
         if method == "POST" and path == "/files/confirm":
             asked = await self._small_body(_PresignBody)

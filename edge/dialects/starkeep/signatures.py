@@ -35,16 +35,17 @@ class Signed:
             raise AuthError("X-Starkeep-App-Ts is no time in milliseconds")
         if abs(now_ms - int(at)) > SKEW_MS:
             raise AuthError(f"the request was signed more than {SKEW_MS} ms from now")
-        self._given = given
+        # Header bytes that are no text come as lone surrogates: they are compared like any others.
+        self._given = given.encode("utf-8", "surrogatepass")
         self._bodiless = method in ("GET", "HEAD")
-        head = f"{app_id}:{method}:{path}:{at}:".encode()
+        head = f"{app_id}:{method}:{path}:{at}:".encode("utf-8", "surrogatepass")
         self._mac = hmac.new(secret.encode(), head, hashlib.sha256)
 
     def check(self, body: bytes = b"") -> None:
         """The whole body. Raises AuthError."""
         if not self._bodiless:
             self._mac.update(body)
-        if not hmac.compare_digest(self._mac.hexdigest().encode(), self._given.encode()):
+        if not hmac.compare_digest(self._mac.hexdigest().encode(), self._given):
             raise AuthError("the signature does not fit")
 
     async def checked(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -82,7 +83,7 @@ class Presigner:
             return None
         tenant, until = query.get("tenant", ""), query.get("until", "")
         good = self._sign("GET" if method == "HEAD" else method, tenant, scope, key, until)
-        if not hmac.compare_digest(good.encode(), given.encode()):
+        if not hmac.compare_digest(good.encode(), given.encode("utf-8", "surrogatepass")):
             raise AuthError("the URL is signed for something else")
         if int(until) < now_ms:
             raise AuthError("the URL has expired")
