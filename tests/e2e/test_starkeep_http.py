@@ -422,6 +422,35 @@ async def test_bytes_under_a_kept_key_are_replaced(http: Http) -> None:
         assert two.objects.objects[key].data == data
 
 
+async def test_a_file_changed_on_two_devices_at_once_keeps_the_winners_bytes(http: Http) -> None:
+    """Blobs go before their rows, so the loser's may come last."""
+    assert (await http.call("PUT", "/sync/namespaces/notes", DECLARED))[0] == 200
+    one, first, _ = device(http, "one")
+    two, second, _ = device(http, "two")
+    key = "apps/notes/syncable/a"
+
+    async def write(store: Store, at: int, node_id: str, data: bytes) -> None:
+        await store.objects.put(key, data)
+        file = {
+            "id": key, "object_storage_key": key, "size_bytes": len(data),
+            "content_hash": hashlib.sha256(data).hexdigest(),
+        }  # fmt: skip
+        table = "_starkeep_sync_records"
+        store.tables.apply(row(NOW + at, node_id, "insert", file, table=table))
+
+    await write(one, 0, "one", b"before")
+    for engine in (first, second):
+        await engine.drain()
+    await write(two, 1, "two", b"two's earlier one")
+    await write(one, 2, "one", b"one's later one")
+    for engine in (first, second, first, second):
+        await engine.drain()
+    assert one.state() == two.state()
+    shown = await http.call("GET", "/files/" + urllib.parse.quote(key, safe=""))
+    assert shown[:2] == (200, b"one's later one")
+    assert one.objects.objects[key].data == two.objects.objects[key].data == shown[1]
+
+
 async def test_the_presign_family(http: Http) -> None:
     status, text, _ = await http.call(
         "POST", "/files/presign", {"key": "a/b", "contentType": "x/y"}
@@ -525,12 +554,12 @@ async def test_an_app_signs_no_url_for_another_apps_file(tmp_path: Path) -> None
 
 
 async def test_a_signature_of_any_bytes_is_refused(tmp_path: Path) -> None:
-    async with running(tmp_path, mode="serve", keep_secrets={"home/home": "s"}) as server:
+    async with running(tmp_path, mode="serve", keep_secrets={"den/den": "s"}) as server:
         url = URL(url_of(server))
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(
-            b"GET /keep/home/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-            b"X-Starkeep-App-Id: home\r\nX-Starkeep-App-Sig: \xff\xfe\r\n"
+            b"GET /keep/den/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"X-Starkeep-App-Id: den\r\nX-Starkeep-App-Sig: \xff\xfe\r\n"
             b"X-Starkeep-App-Ts: %d\r\n\r\n" % clock.now_ms()
         )
         async with asyncio.timeout(PATIENCE_S):

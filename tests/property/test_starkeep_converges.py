@@ -8,6 +8,7 @@ included, and its peer map is past nothing that the space lacks.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import tempfile
 from pathlib import Path
@@ -217,6 +218,15 @@ def hash_of(key: str) -> int:
     return sum(key.encode())
 
 
+def check_blob(device: Device, body: dict[str, Any], *, deleted: bool) -> None:
+    """The device has the very bytes that the item names."""
+    key = body.get("objectStorageKey") or body.get("object_storage_key")
+    if key and not deleted:
+        named = body.get("contentHash") or body.get("content_hash")
+        held = device.objects.objects[key].data
+        assert hashlib.sha256(held).hexdigest() == named, f"{key} has other bytes"
+
+
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     skews=st.lists(st.sampled_from([-60_000, -7, 0, 0, 3, 3_600_000]), min_size=2, max_size=5),
@@ -229,6 +239,7 @@ def test_all_nodes_converge_and_nothing_is_lost(
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
+            (path / "files").mkdir()
             async with Host(path) as host:
                 spaces = Spaces(
                     host, DirectoryStore(path / "files"), spool_dir=path, now_ms=lambda: NOW
@@ -245,7 +256,7 @@ def test_all_nodes_converge_and_nothing_is_lost(
                 for device in world.devices:
                     assert device.state() == expected
                     for _, deleted, body in expected.values():
-                        blob = body.get("objectStorageKey") or body.get("object_storage_key")
-                        assert deleted or not blob or blob in device.objects.objects
+                        check_blob(device, body, deleted=bool(deleted))
+                await spaces.aclose()
 
     asyncio.run(run())

@@ -49,6 +49,7 @@ from edge.client.starkeep.types import (
 )
 from edge.dialects.starkeep.spaces import Spaces
 from infra.errors import StorageError
+from infra.objects import ObjectMissing
 
 NOTES = Namespace(
     "notes", (TableInfo("note", ("id",)), TableInfo("tag", ("note", "name"))), files_enabled=True
@@ -197,6 +198,40 @@ class Cloud(Store):
         return answer
 
 
+class SpaceFiles(Storage):
+    """The files of a space, that fail on demand."""
+
+    def __init__(self, spaces: Spaces, address: Address) -> None:
+        super().__init__()
+        self._files = spaces, address
+
+    async def stat(self, key: str) -> StoredObject | None:
+        self._call("stat", key)
+        spaces, address = self._files
+        info = await spaces.stat(address, key)
+        return None if info is None else StoredObject(info.size, info.content_type, info.hash)
+
+    async def read(
+        self, key: str, *, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        self._call("read", key)
+        spaces, address = self._files
+        info = await spaces.stat(address, key)
+        if info is None:
+            raise ObjectMissing(f"no object {key!r}")
+        async for piece in spaces.read(address, info, start, end):
+            yield piece
+
+    async def write(
+        self, key: str, chunks: AsyncIterable[bytes], *, content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:  # fmt: skip
+        self._call("write", key)
+        spaces, address = self._files
+        info = await spaces.write(address, key, chunks, content_type)
+        return StoredObject(info.size, info.content_type, info.hash)
+
+
 class SpacePeer:
     """A space of a Holdfast host, by the bytes of the wire."""
 
@@ -205,7 +240,7 @@ class SpacePeer:
         self._where = address, channel
         self.requests: list[Exchange] = []
         self.answers: list[Answer] = []
-        self.objects = Storage()
+        self.objects: Storage = SpaceFiles(spaces, address)
 
     async def exchange(self, request: Exchange) -> Answer:
         self.requests.append(request)

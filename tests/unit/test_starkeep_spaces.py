@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ import msgspec
 import pytest
 
 from actors.clocks import HLC
+from actors.dialects.starkeep.blobs import BlobChange
 from actors.dialects.starkeep.channels import BLOBS, COMBINED, DRIVE_CHANNEL, Channel, channel_of
 from actors.dialects.starkeep.fold import split_ref, value_of
 from actors.dialects.starkeep.namespaces import Namespace, TableInfo
 from actors.dialects.starkeep.parking import AUTHORS_MAX, ITEMS_MAX, Parked
-from actors.dialects.starkeep.plan import BlobChange, decode_draft, exchange_draft
+from actors.dialects.starkeep.plan import decode_draft, exchange_draft
 from actors.dialects.starkeep.wire import Answer, Record, RowEntry, decode_answer, encode_request
 from actors.host import Host
 from actors.types import Address, Draft, EntryPage, Refusal
 from edge.contents import TooLarge
 from edge.dialects.starkeep.spaces import Spaces, SpaceSettings
+from infra import clock
 from infra.errors import HoldfastError
 from infra.stores.directory import DirectoryStore
 from tests.support.starkeep import NOTES, NOW, Clock, record, record_json, row, stamp, walls
@@ -77,9 +80,9 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    clock = Clock(NOW)
-    async with Host(tmp_path, now_ms=clock) as host:
-        made = Bench(host, tmp_path, clock)
+    now_ms = Clock(NOW)
+    async with Host(tmp_path, now_ms=now_ms) as host:
+        made = Bench(host, tmp_path, now_ms)
         yield made
         await made.spaces.aclose()
 
@@ -329,8 +332,6 @@ async def test_collecting_takes_what_nothing_refers_to_and_only_after_the_grace(
         await bench.write(key, key.encode())
     await bench.write("overwritten", b"again")
     real = bench.spaces._now_ms()  # files carry the wall clock of the machine
-    from infra import clock
-
     bench.spaces._now_ms = lambda: max(real, clock.now_ms())
     report = await bench.spaces.collect(SPACE, dry_run=False)
     assert (report.keys, report.contents) == ([], [])
@@ -360,8 +361,79 @@ async def test_a_key_that_is_referred_to_again_before_the_commit_stays(bench: Be
     await bench.exchange(record(1, key="k"))
     from actors.dialects.starkeep.plan import blob_draft
 
-    await bench.spaces._append(SPACE, blob_draft([BlobChange("k", only_unused=True)]))
+    await bench.spaces._append(SPACE, blob_draft([BlobChange("k", "collect", before_ms=NOW + 1)]))
     assert (await bench.blob("k") or {})["state"] == "present"
+
+
+async def test_a_key_that_a_device_was_told_of_is_not_collected(bench: Bench) -> None:
+    """It does not send bytes that are here already, but their record, some time later."""
+    await bench.write("k", b"abc")
+    bench.now.ms += 3 * DAY_MS
+    assert await bench.spaces.stat(SPACE, "k") is not None
+    head = (await bench.host.bounds(SPACE)).head
+    assert await bench.spaces.stat(SPACE, "k") is not None
+    assert (await bench.host.bounds(SPACE)).head == head  # noted once in a while
+    assert (await bench.spaces.collect(SPACE, dry_run=False)).keys == []
+    await bench.exchange(record(1, key="k"))
+    assert await bench.spaces.stat(SPACE, "k") is not None
+
+
+async def test_an_upload_while_unused_keys_are_looked_for_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.write("k", b"abc")
+    bench.now.ms += 3 * DAY_MS
+    append = bench.spaces._append
+
+    async def late(address: Address, draft: Draft) -> None:
+        monkeypatch.undo()
+        await bench.write("k", b"abc")
+        await append(address, draft)
+
+    monkeypatch.setattr(bench.spaces, "_append", late)
+    await bench.spaces.collect(SPACE, dry_run=False)
+    assert await bench.spaces.stat(SPACE, "k") is not None
+
+
+async def test_a_key_shows_what_its_live_item_names_and_forgets_the_rest_in_time(
+    bench: Bench,
+) -> None:
+    await bench.spaces.declare(SPACE, NOTES)
+    table = "_starkeep_sync_records"
+    digests = [hashlib.sha256(data).hexdigest() for data in (b"one", b"two", b"six")]
+
+    async def name(at: int, digest: str) -> None:
+        file = {"id": "f", "object_storage_key": "k", "content_hash": digest}
+        await bench.exchange(row(at, "a", "insert", file, table=table))
+
+    async def shown() -> str:
+        info = await bench.spaces.stat(SPACE, "k")
+        assert info is not None
+        return info.hash
+
+    await bench.write("k", b"one")
+    await name(1, "an old client's word")
+    assert await shown() == digests[0]
+    await bench.write("k", b"two")
+    assert await shown() == digests[1]  # the latest, where nothing names one that is here
+    await name(2, digests[0])
+    assert await shown() == digests[0]
+    await bench.write("k", b"six")
+    assert await shown() == digests[0]
+    assert bench.contents() == 3
+
+    def tomorrow() -> int:
+        return max(bench.now.ms, clock.now_ms()) + 2 * DAY_MS
+
+    bench.spaces._now_ms = tomorrow
+    dry = await bench.spaces.collect(SPACE, dry_run=True)
+    assert sorted(dry.contents) == sorted(digests[1:])
+    bench.now.ms = clock.now_ms()
+    wet = await bench.spaces.collect(SPACE, dry_run=False)
+    assert sorted(wet.contents) == sorted(digests[1:])
+    assert await shown() == digests[0]
+    await name(3, digests[1])  # its bytes are gone: those that are here are better than none
+    assert await shown() == digests[0]
 
 
 async def test_uploads_wait_for_a_collection(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from actors.dialects.starkeep.wire import Record
 from actors.rows import Key, Overlay, Row
 from actors.types import Entry
 
+Blob = tuple[str, str]  # (object key, content hash)
 _decode = msgspec.json.Decoder().decode
 
 
@@ -51,7 +52,7 @@ def fold(overlay: Overlay, entry: Entry, only: frozenset[Key] | None) -> None:
     wanted = only is None or key in only
     if entry.kind in ("rec", "row", "del"):
         deleted, blob = _facts(coll, entry)
-        _count_blobs(overlay, key, blob, entry, only)
+        _refer(overlay, key, blob, entry, only)
         if wanted:
             _replace(overlay, key, entry, msgspec.Raw(entry.body.encode()), deleted=deleted)
         _cover(overlay, coll, entry, only)
@@ -61,8 +62,9 @@ def fold(overlay: Overlay, entry: Entry, only: frozenset[Key] | None) -> None:
         overlay.remove(coll, id)
     elif entry.kind == "blob":
         held = overlay.get(coll, id)
-        refs = 0 if held is None else value_of(held).get("refs", 0)
-        _replace(overlay, key, entry, {**_decode(entry.body), "refs": refs})
+        value = {} if held is None else value_of(held)
+        kept = {name: value[name] for name in ("refs", "wanted") if name in value}
+        _replace(overlay, key, entry, {**_decode(entry.body), "refs": 0, **kept})
     else:
         _replace(overlay, key, entry, msgspec.Raw(entry.body.encode()))
 
@@ -79,17 +81,17 @@ def _replace(
     overlay.replace(*key, row)
 
 
-def _facts(coll: str, entry: Entry) -> tuple[bool, str | None]:
-    """(whether the item is a tombstone, the key of its blob), from what the plan left where it is
-    still at hand.
+def _facts(coll: str, entry: Entry) -> tuple[bool, Blob | None]:
+    """(whether the item is a tombstone, its blob), from what the plan left where it is still at
+    hand.
     """
-    if isinstance(entry.data, Record):
-        return entry.data.deleted, None if entry.data.deleted else entry.data.key or None
+    data = entry.data
+    if isinstance(data, Record):
+        return data.deleted, None if data.deleted or not data.key else (data.key, data.hash)
     if entry.kind == "del":
         return True, None
-    columns = entry.data.columns if isinstance(entry.data, RowState) else _decode(entry.body)
-    blob = _blob_key(coll, columns)
-    return coll == RECORDS and columns.get("deletedAt") is not None, blob
+    columns = data.columns if isinstance(data, RowState) else _decode(entry.body)
+    return coll == RECORDS and columns.get("deletedAt") is not None, _blob(coll, columns)
 
 
 def _cover(overlay: Overlay, coll: str, entry: Entry, only: frozenset[Key] | None) -> None:
@@ -106,33 +108,45 @@ def _cover(overlay: Overlay, coll: str, entry: Entry, only: frozenset[Key] | Non
 # -- who refers to a blob --------------------------------------------------------------------------
 
 
-def _count_blobs(
-    overlay: Overlay, key: Key, after: str | None, entry: Entry, only: frozenset[Key] | None
+def _refer(
+    overlay: Overlay, key: Key, after: Blob | None, entry: Entry, only: frozenset[Key] | None
 ) -> None:
     held = overlay.get(*key)
-    before = None if held is None or held.deleted else _blob_key(key[0], value_of(held))
+    before = None if held is None or held.deleted else _blob(key[0], value_of(held))
     if before == after:
         return
+    if before is not None and after is not None and before[0] == after[0]:
+        _count(overlay, after, 0, entry, only)
+        return
     for blob, step in ((before, -1), (after, 1)):
-        if blob is not None and (only is None or (BLOBS, blob) in only):
-            _count(overlay, blob, step, entry)
+        if blob is not None:
+            _count(overlay, blob, step, entry, only)
 
 
-def _blob_key(coll: str, value: dict[str, Any]) -> str | None:
-    if coll == RECORDS:
-        name = value.get("objectStorageKey")
-        live = value.get("deletedAt") is None
-        return name if live and isinstance(name, str) and name else None
-    found = file_of(table_of(coll)[1], value)
-    return None if found is None else found[0]
+def _blob(coll: str, value: dict[str, Any]) -> Blob | None:
+    if coll != RECORDS:
+        return file_of(table_of(coll)[1], value)
+    name, digest = value.get("objectStorageKey"), value.get("contentHash")
+    if value.get("deletedAt") is not None or not isinstance(name, str) or not name:
+        return None
+    return name, digest if isinstance(digest, str) else ""
 
 
-def _count(overlay: Overlay, blob: str, step: int, entry: Entry) -> None:
+def _count(
+    overlay: Overlay, blob: Blob, step: int, entry: Entry, only: frozenset[Key] | None
+) -> None:
     """A record may come before its blob: the key is staged until the bytes are there."""
-    held = overlay.get(BLOBS, blob)
+    key, digest = blob
+    if only is not None and (BLOBS, key) not in only:
+        return
+    held = overlay.get(BLOBS, key)
     value: dict[str, Any] = {"state": "staged"} if held is None else dict(value_of(held))
     value["refs"] = max(0, value.get("refs", 0) + step)
+    if step >= 0:
+        value["wanted"] = digest  # which of its contents the key shows (blobs.py)
     if value["refs"] == 0 or held is None:
         value["at"] = entry.at  # unused since then
+    if value["refs"] == 0:
+        value.pop("wanted", None)
     rev = 1 if held is None else held.rev + 1
-    overlay.replace(BLOBS, blob, Row(value, rev, entry.seq, 200, 0, 1))
+    overlay.replace(BLOBS, key, Row(value, rev, entry.seq, 200, 0, 1))

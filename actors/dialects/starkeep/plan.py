@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from actors.clocks import HLC
+from actors.dialects.starkeep.blobs import BlobChange, changed
 from actors.dialects.starkeep.channels import (
     BLOBS,
     CHANNELS,
@@ -45,16 +46,6 @@ class Space(msgspec.Struct):
     declare: Namespace | None = None
     withdraw: str | None = None  # an app id
     blobs: list[BlobChange] | None = None
-
-
-class BlobChange(msgspec.Struct):
-    """A key got bytes, or lost them (`hash` None); `only_unused`: if nothing refers to it now."""
-
-    key: str
-    hash: str | None = None
-    size: int = 0
-    mime_type: str | None = None
-    only_unused: bool = False
 
 
 class StarkeepDialect:
@@ -216,18 +207,11 @@ class _Plan:
             self._set("ns", NAMESPACES, app_id, encode(gone))
 
     def blob(self, change: BlobChange) -> None:
-        """Let the key map to bytes, or to none."""
+        """Let the key map to bytes, to other ones or to none."""
         held = self._rows.get(BLOBS, change.key)
-        if change.hash is None:
-            if held is None or (change.only_unused and value_of(held).get("refs", 0)):
-                return
-            body = {"state": "deleted", "at": self._at}
-        else:
-            body = {
-                "state": "present", "at": self._at, "hash": change.hash, "size": change.size,
-                "mime": change.mime_type,
-            }  # fmt: skip
-        self._set("blob", BLOBS, change.key, encode(body))
+        state = changed(None if held is None else value_of(held), change, self._at)
+        if state is not None:
+            self._set("blob", BLOBS, change.key, encode(state))
 
     # -- items -------------------------------------------------------------------------------------
 

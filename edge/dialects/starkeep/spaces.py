@@ -1,8 +1,9 @@
 """What may be asked of a space: exchanges, namespaces, files, collecting what nobody refers to.
 
 A space is a scope of this dialect; its bytes lie in an object store, below the space's own prefix.
-Always true: bytes are stored before a key maps to them, and a key maps to the hash of its latest
-bytes; what an exchange answers is released; nothing is deleted that a key maps to.
+Always true: bytes are stored before a key maps to them (which of a key's contents it shows:
+actors/dialects/starkeep/blobs.py); what an exchange answers is released; nothing is deleted that a
+key maps to, nor a key that somebody has asked for within the grace.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
+from actors.dialects.starkeep.blobs import BlobChange, shown, versions_of
 from actors.dialects.starkeep.channels import BLOBS, NAMESPACES, Channel
 from actors.dialects.starkeep.delta import Held, answer, read_held, read_namespaces
 from actors.dialects.starkeep.fold import value_of
 from actors.dialects.starkeep.namespaces import Namespace, check_namespace
 from actors.dialects.starkeep.naming import check_object_key
 from actors.dialects.starkeep.plan import (
-    BlobChange,
     blob_draft,
     declare_draft,
     exchange_draft,
@@ -47,6 +48,10 @@ HELD_MAX: Final = 256  # spaces whose coverage is remembered
 GC_BATCH: Final = 500
 MAPPED_PAGE: Final = 10_000
 GC_GRACE_MS: Final = 86_400_000  # a blob goes before its record: a young one may get one yet
+TOUCH_MS: Final = 3_600_000  # how often it is noted that an unused key is asked for
+
+
+Mapped = tuple[dict[str, tuple[str, ...]], list[str]]
 
 
 class FileInfo(msgspec.Struct, frozen=True):
@@ -205,15 +210,22 @@ class Spaces:
     # -- files -------------------------------------------------------------------------------------
 
     async def stat(self, address: Address, key: str) -> FileInfo | None:
-        """What the key maps to; None where it has no bytes. Raises BadName."""
+        """What the key shows; None where it has no bytes. Raises BadName.
+
+        A device that hears of bytes here sends their record next, without the bytes: so being asked
+        keeps a key that nothing refers to from being collected.
+        """
         check_object_key(key)
         (row,) = await self._port.get(address, [(BLOBS, key)])
         if row is None:
             return None
         value = value_of(row)
-        if value.get("state") != "present":
+        version = shown(value)
+        if version is None:
             return None
-        return FileInfo(key, value["hash"], value["size"], value.get("mime"))
+        if not value.get("refs") and value["at"] < self._now_ms() - TOUCH_MS:
+            await self._append(address, blob_draft([BlobChange(key, "touch")]))
+        return FileInfo(key, version.hash, version.size, version.mime_type)
 
     async def write(
         self, address: Address, key: str, chunks: AsyncIterable[bytes], content_type: str | None
@@ -226,7 +238,7 @@ class Spaces:
             self._gate(address).using(),
         ):
             content = await contents.keep(received)
-            change = BlobChange(key, content.hash, content.size, content_type)
+            change = BlobChange(key, "put", content.hash, content.size, content_type)
             await self._append(address, blob_draft([change]))
         return FileInfo(key, content.hash, content.size, content_type)
 
@@ -240,7 +252,7 @@ class Spaces:
     async def delete(self, address: Address, key: str) -> None:
         """Let the key map to nothing; its bytes go with the next collection."""
         if await self.stat(address, key) is not None:
-            await self._append(address, blob_draft([BlobChange(key)]))
+            await self._append(address, blob_draft([BlobChange(key, "remove")]))
 
     def _contents(self, address: Address) -> ContentStore:
         # Hashed, so that no name reaches outside and every length will do.
@@ -266,15 +278,20 @@ class Spaces:
         spool.close()
         report.keys = spool.result
         if not dry_run:
-            for start in range(0, len(report.keys), GC_BATCH):
-                part = report.keys[start : start + GC_BATCH]
-                changes = [BlobChange(key, only_unused=True) for key in part]
-                await self._append(address, blob_draft(changes))
+            await self._change(address, report.keys, "collect", before_ms)
         async with self._gate(address).alone():  # no upload may take a content for stored meanwhile
-            mapped = await self._mapped(address, set(report.keys) if dry_run else set())
+            mapped, settling = await self._mapped(address, before_ms)
+            if dry_run:
+                mapped.update((key, mapped[key][:1]) for key in settling)
+                for key in report.keys:
+                    mapped.pop(key, None)
+            elif settling:
+                await self._change(address, settling, "settle", before_ms)
+                mapped, _ = await self._mapped(address, before_ms)  # some may have been touched
+            kept = {digest for digests in mapped.values() for digest in digests}
             contents = self._contents(address)
             async for digest, size in contents.older(before_ms):
-                if digest not in mapped:
+                if digest not in kept:
                     report.contents.append(digest)
                     report.bytes += size
             if not dry_run:
@@ -282,12 +299,20 @@ class Spaces:
                 report.deleted = True
         return report
 
-    async def _mapped(self, address: Address, without: set[str]) -> set[str]:
-        spool = await self._port.scan(address, lambda reader: _mapped(reader, without))
+    async def _change(
+        self, address: Address, keys: list[str], op: Literal["collect", "settle"], before_ms: int
+    ) -> None:
+        for start in range(0, len(keys), GC_BATCH):
+            part = keys[start : start + GC_BATCH]
+            changes = [BlobChange(key, op, before_ms=before_ms) for key in part]
+            await self._append(address, blob_draft(changes))
+
+    async def _mapped(self, address: Address, before_ms: int) -> Mapped:
+        spool = await self._port.scan(address, lambda reader: _mapped(reader, before_ms))
         if spool is None:
-            return set()
+            return {}, []
         spool.close()
-        found: set[str] = spool.result
+        found: Mapped = spool.result
         return found
 
     def _gate(self, address: Address) -> _Gate:
@@ -366,19 +391,27 @@ def _unused(reader: Reader, before_ms: int) -> list[str]:
     return [key for (key,) in rows]
 
 
-def _mapped(reader: Reader, without: set[str]) -> set[str]:
-    """Hashes that keys map to."""
-    found: set[str] = set()
+def _mapped(reader: Reader, before_ms: int) -> Mapped:
+    """The contents of each key, what it shows first; the keys that may forget the others."""
+    found: dict[str, tuple[str, ...]] = {}
+    settling: list[str] = []
     after = ""
     while True:  # in pages: a reader gives no more than LIST_ROWS_MAX rows at once
         rows = reader.rows(
-            "SELECT id, json_extract(body, '$.hash') FROM rows WHERE coll=? AND id>?"
-            " AND json_extract(body, '$.state')='present' ORDER BY id LIMIT ?",
+            "SELECT id, body FROM rows WHERE coll=? AND id>? ORDER BY id LIMIT ?",
             (BLOBS, after, MAPPED_PAGE),
         )
-        found.update(digest for key, digest in rows if key not in without)
+        for key, body in rows:
+            value = msgspec.json.decode(body)
+            now = shown(value)
+            if now is None:
+                continue
+            others = [other.hash for other in versions_of(value) if other != now]
+            found[key] = (now.hash, *others)
+            if others and value["at"] < before_ms:
+                settling.append(key)
         if len(rows) < MAPPED_PAGE:
-            return found
+            return found, settling
         after = rows[-1][0]
 
 
