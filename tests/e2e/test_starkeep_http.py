@@ -508,7 +508,7 @@ async def test_signed_requests(tmp_path: Path) -> None:
         aiohttp.ClientSession() as session,
     ):
         http = Http(server, session, "/keep/home")
-        signer = {"sign_request": hmac_signer("home", "s3cret"), "buffer_uploads": True}
+        signer = {"sign_request": hmac_signer("home", "s3cret")}
         store, engine, peer = device(http, "one", peer=signer)
         store.put(record(NOW, "one", key="k/1"))
         await store.objects.put("k/1", b"abc")

@@ -310,6 +310,17 @@ def test_a_peer_map_that_is_too_high_heals_against_an_intact_peer() -> None:
     assert node.peer() == {"local": 1}
 
 
+def test_one_drain_fills_a_wiped_peer_again() -> None:
+    """The first round moves nothing but says that the peer fell, so there is more."""
+    node, cloud = pair(page_limit=2)
+    node.put(*[record(n, "local") for n in range(1, 6)])
+    node.drain()
+    for table in ("items", "heads"):
+        cloud.file.db.execute(f"DELETE FROM {table}")
+    assert not node.drain().has_more
+    assert cloud.all() == node.all()
+
+
 @pytest.mark.parametrize("page_limit", [1000, 2])
 def test_a_wiped_peer_is_filled_again_blobs_and_other_authors_too(page_limit: int) -> None:
     node, cloud = pair(page_limit=page_limit)

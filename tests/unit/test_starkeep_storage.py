@@ -38,12 +38,25 @@ from edge.client.starkeep.types import (
     FileRecordRow,
     FileSyncManifest,
     ObjectStorage,
+    StoredObject,
     SyncError,
 )
 from edge.dialects.starkeep.embedding import HttpSyncHandler, sync_application
 from infra.errors import ScopeError, StorageError
-from infra.objects import ObjectMissing
-from tests.support.starkeep import NOTES, NOW, Clock, Cloud, Store, pair, record, row, stamp
+from infra.objects import ObjectMissing, StoreUnavailable
+from tests.support.starkeep import (
+    NOTES,
+    NOW,
+    Clock,
+    Cloud,
+    Node,
+    Storage,
+    Store,
+    pair,
+    record,
+    row,
+    stamp,
+)
 
 # -- queries ---------------------------------------------------------------------------------------
 
@@ -216,6 +229,24 @@ async def test_a_device_writes_records_rows_and_files(tmp_path: Path) -> None:
     with LocalNode(tmp_path / "a.db", "dev", MemoryObjectStorage(), now_ms=lambda: 5) as node:
         assert node.clock.state == last  # the clock goes on, whatever the wall says
         assert node.tables.get("notes") == NOTES
+
+
+def test_a_write_is_above_the_row_it_changes(tmp_path: Path) -> None:
+    """As after a restart of a node whose clock was behind the peer that wrote the row."""
+    now = Clock()
+    with LocalNode(tmp_path / "a.db", "dev", MemoryObjectStorage(), now_ms=now) as node:
+        node.declare(NOTES)
+        for op in ("update", "insert", "delete"):
+            node.tables.apply(row(now.ms + 1000, "b", "insert", {"id": 1, "text": "old"}))
+            if op == "update":
+                node.update("notes", "note", {"id": 1}, {"text": "new"})
+            elif op == "insert":
+                node.insert("notes", "note", {"id": 1, "text": "new"})
+            else:
+                node.delete("notes", "note", {"id": 1})
+            found = node.tables.row("notes", "note", id=1)
+            assert found == (None if op == "delete" else {"id": 1, "text": "new"})
+            now.ms += 5000
 
 
 def test_rows_can_be_read_as_a_table(tmp_path: Path) -> None:
@@ -428,6 +459,73 @@ async def test_a_handler_composes_with_other_routes() -> None:
             await peer.aclose()
         assert len(cloud.requests) == 1  # the transport that was given
     finally:
+        await runner.cleanup()
+
+
+async def test_files_whose_hash_is_not_known_have_no_tag() -> None:
+    """An empty one would be the same for all, and make every transfer look outdated."""
+
+    class Plain(MemoryObjectStorage):
+        async def stat(self, key: str) -> StoredObject | None:
+            found = await super().stat(key)
+            return None if found is None else StoredObject(found.size)
+
+    objects = Plain()
+    await objects.put("k", b"abc")
+    runner, url = await serve(sync_application(HttpSyncHandler(Cloud().responder, objects)))
+    peer = HttpPeer(url)
+    try:
+        found = await HttpObjectStorage(peer).stat("k")
+        assert found is not None
+        assert (found.size, found.content_hash) == (3, None)
+        same = {"If-None-Match": '""'}
+        async with peer.session().get(url + "/files/k", headers=same) as answer:
+            assert (answer.status, "ETag" in answer.headers) == (200, False)
+    finally:
+        await peer.aclose()
+        await runner.cleanup()
+
+
+async def test_a_peer_that_hangs_up_on_files_holds_back_their_authors_alone() -> None:
+    cloud = Cloud()
+    handler = HttpSyncHandler(cloud.responder, cloud.objects)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path.startswith("/files/"):
+            assert request.transport is not None
+            request.transport.abort()
+        return await handler(request) or web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_route("*", r"/{rest:[\s\S]*}", answer)
+    runner, url = await serve(app)
+    peer = HttpPeer(url)
+    node = Node("local", HttpSyncTransport(peer), Storage())
+    node.engine._remote = HttpObjectStorage(peer)
+    node.put(record(1, "local", key="k"), record(2, "b"))
+    await node.objects.put("k", b"abc")
+    try:
+        assert (await node.engine.exchange()).shipped == 1
+        with pytest.raises(StoreUnavailable):
+            await HttpObjectStorage(peer).delete("k")
+    finally:
+        await peer.aclose()
+        await runner.cleanup()
+
+
+async def test_a_large_request_is_written_in_pieces() -> None:
+    """In one it would hold up the event loop, which aiohttp warns of."""
+    cloud = Cloud()
+    runner, url = await serve(sync_application(HttpSyncHandler(cloud.responder, cloud.objects)))
+    peer = HttpPeer(url)
+    node = Node("local", HttpSyncTransport(peer), Storage())
+    node.put(record(1, "local", filler="x" * (2 << 20)))
+    try:
+        assert (await node.engine.exchange()).shipped == 1
+        assert (await HttpObjectStorage(peer).put("k", b"x" * (2 << 20))).size == 2 << 20
+        assert cloud.all() == node.all()
+    finally:
+        await peer.aclose()
         await runner.cleanup()
 
 

@@ -20,6 +20,7 @@ from edge.client.starkeep.notifier import ChangeNotifier
 from edge.client.starkeep.selection import (
     Item,
     asked_watermarks,
+    has_fallen,
     landed_watermarks,
     peer_watermarks,
     split,
@@ -153,11 +154,10 @@ class SyncEngine:
         inbound = self._inbound(answer)
         applied, failed = self._apply(inbound)
         failed += await self._pull_blobs(inbound)
+        known = peer_watermarks(peer, answer.responder_watermarks, shipped, inbound)
         with self._database.transaction():
             self._state.set_watermarks(landed_watermarks(asked, inbound, failed))
-            self._state.set_peer_watermarks(
-                peer_watermarks(peer, answer.responder_watermarks, shipped, inbound)
-            )
+            self._state.set_peer_watermarks(known)
         synced = [item.id for item in applied if isinstance(item, Record)]
         if synced:
             event = ChangeEvent("local-data-synced", tuple(synced), self._clock.now())
@@ -165,7 +165,7 @@ class SyncEngine:
         return ExchangeResult(
             applied=len(applied), applied_records=len(synced),
             applied_rows=len(applied) - len(synced), shipped=len(shipped),
-            has_more=answer.has_more or left_over,
+            has_more=answer.has_more or left_over or has_fallen(peer, known),
         )  # fmt: skip
 
     # -- outward -----------------------------------------------------------------------------------

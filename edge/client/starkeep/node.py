@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import msgspec
 
-from actors.clocks import HLC, HybridClock
+from actors.clocks import HLC, ZERO_HLC, HybridClock
 from actors.dialects.starkeep.merge import wins
 from actors.dialects.starkeep.naming import (
     SYNC_RECORDS,
@@ -177,8 +177,9 @@ class LocalNode:
         if table.lower() == SYNC_RECORDS and not reserved:
             raise BadName(f"apps do not write {SYNC_RECORDS}: use register_file")
         with self.file.transaction():
-            stamp = self._stamp(None)
-            self.tables.apply(RowEntry(stamp, app_id, table, op, row, where))
+            entry = RowEntry(ZERO_HLC, app_id, table, op, row, where)
+            stamp = self._stamp(self.tables.held(entry))
+            self.tables.apply(msgspec.structs.replace(entry, timestamp=stamp))
         self._tell((), stamp, app_id)
 
     # -- files of apps -----------------------------------------------------------------------------

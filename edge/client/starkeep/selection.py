@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from actors.clocks import HLC, later
+from actors.clocks import HLC, ZERO_HLC, later
 from actors.dialects.starkeep.watermarks import Watermarks, by_author, merge_watermarks, oldest
 from actors.dialects.starkeep.wire import Record, RowEntry
 from edge.client.starkeep.types import (
@@ -130,3 +130,8 @@ def peer_watermarks(
     for item in (*shipped, *inbound):
         guess = merge_watermarks(guess, {stamp_of(item).node_id: stamp_of(item)})
     return guess
+
+
+def has_fallen(before: Watermarks, after: Watermarks) -> bool:
+    """Whether the peer lost what it held: then there is something to send again."""
+    return any(later(stamp, after.get(node_id, ZERO_HLC)) for node_id, stamp in before.items())

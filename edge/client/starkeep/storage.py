@@ -316,14 +316,7 @@ class SqliteAppTables:
 
     def apply(self, entry: RowEntry) -> bool:
         """Whether it changed something. Raises NotDeclared."""
-        namespace = self._held.get(entry.app_id)
-        table = None if namespace is None else namespace.table(entry.table)
-        if table is None:
-            raise NotDeclared(f"table {entry.table!r} of app {entry.app_id!r} is not declared")
-        key = key_of(table, entry)
-        if key is None:
-            raise NotDeclared(f"the entry does not name {list(table.pk_columns)}")
-        coll, id = coll_of(entry.app_id, table.name), row_id(key)
+        coll, id, key = self._place(entry)
         merged = merge_row(self._row(coll, id), entry, key)
         with self._file.transaction():
             if merged is None:
@@ -332,6 +325,22 @@ class SqliteAppTables:
             body = encode(merged.columns).decode()
             self._file.put(coll, id, merged.stamp, deleted=merged.deleted, body=body)
         return True
+
+    def held(self, entry: RowEntry) -> HLC | None:
+        """The stamp of the held row that the entry is about. Raises NotDeclared."""
+        coll, id, _ = self._place(entry)
+        return self._file.held(coll, id)
+
+    def _place(self, entry: RowEntry) -> tuple[str, str, dict[str, Any]]:
+        """(collection, id, key values) of the row an entry is about."""
+        namespace = self._held.get(entry.app_id)
+        table = None if namespace is None else namespace.table(entry.table)
+        if table is None:
+            raise NotDeclared(f"table {entry.table!r} of app {entry.app_id!r} is not declared")
+        key = key_of(table, entry)
+        if key is None:
+            raise NotDeclared(f"the entry does not name {list(table.pk_columns)}")
+        return coll_of(entry.app_id, table.name), row_id(key), key
 
     def scan_since(self, app_id: str, table: str, options: ScanSinceOptions) -> ScanSincePage:
         """One page of wire entries in ascending stamps; an unknown table is empty."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import inspect
+import io
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -60,9 +61,10 @@ class HttpPeer:
     """An address, who asks, and the session; shared by the transport and the storage of a peer.
 
     `get_auth_header` gives the Authorization header of version 0.1.0, `sign_request(method, path,
-    body)` the headers of later ones. Path is decoded and relative to the base. A streamed body
-    cannot be signed before it is known: it is signed as empty, so peers that check the body of an
-    upload need `buffer_uploads`.
+    body)` the headers of later ones. Path is decoded and relative to the base. A body cannot be
+    signed before it is known, so a signed upload is held in memory; where the peer does not look at
+    the body (a host that returns `{"Authorization": …}`), `buffer_uploads=False` streams it, signed
+    as empty.
     """
 
     def __init__(
@@ -72,10 +74,10 @@ class HttpPeer:
         get_auth_header: GetAuthHeader | None = None,
         sign_request: SignRequest | None = None,
         session: aiohttp.ClientSession | None = None,
-        buffer_uploads: bool = False,
+        buffer_uploads: bool | None = None,
     ) -> None:
         self.base = base_url.rstrip("/")
-        self.buffer_uploads = buffer_uploads
+        self.buffer_uploads = sign_request is not None if buffer_uploads is None else buffer_uploads
         self._get_auth_header = get_auth_header
         self._sign_request = sign_request
         self._session = session
@@ -137,7 +139,9 @@ class HttpSyncTransport:
             "Content-Type": "application/json", **await self.peer.headers("POST", EXCHANGE, body)
         }  # fmt: skip
         target = self.peer.base + EXCHANGE
-        async with self.peer.session().post(target, data=body, headers=headers) as response:
+        async with self.peer.session().post(
+            target, data=_payload(body), headers=headers
+        ) as response:
             text = await response.read()
             if not 200 <= response.status < 300:
                 said = text[:2000].decode(errors="replace")
@@ -182,14 +186,19 @@ class HttpObjectStorage:
 
     async def stat(self, key: str) -> StoredObject | None:
         """See ObjectStorage. Peers of the real product tell neither size nor hash."""
-        path = f"/files/{key}"
-        async with self._request("HEAD", _at(key), await self.peer.headers("HEAD", path)) as answer:
-            if answer.status == 404:
-                return None
-            self._check(answer, "HEAD", key)
-            size = int(answer.headers.get("Content-Length", "0"))
-            digest = answer.headers.get("X-Content-SHA256")
-            return StoredObject(size, answer.headers.get("Content-Type"), digest)
+        import aiohttp
+
+        headers = await self.peer.headers("HEAD", f"/files/{key}")
+        try:
+            async with self._request("HEAD", _at(key), headers) as answer:
+                if answer.status == 404:
+                    return None
+                self._check(answer, "HEAD", key)
+                size = int(answer.headers.get("Content-Length", "0"))
+                digest = answer.headers.get("X-Content-SHA256") or None
+                return StoredObject(size, answer.headers.get("Content-Type"), digest)
+        except (aiohttp.ClientError, OSError) as error:
+            raise StoreUnavailable(f"HEAD {key!r}: {error}") from error
 
     async def get(self, key: str) -> ObjectData | None:
         """See ObjectStorage."""
@@ -209,7 +218,7 @@ class HttpObjectStorage:
     ) -> StoredObject:
         """See ObjectStorage; metadata is not sent."""
         headers = await self.peer.headers("PUT", f"/files/{key}", data)
-        await self._put(key, data, headers, content_type)
+        await self._put(key, _payload(data), headers, content_type)
         return StoredObject(len(data), content_type)
 
     async def read(
@@ -271,9 +280,14 @@ class HttpObjectStorage:
 
     async def delete(self, key: str) -> None:
         """See ObjectStorage."""
+        import aiohttp
+
         headers = await self.peer.headers("DELETE", f"/files/{key}")
-        async with self._request("DELETE", _at(key), headers) as answer:
-            self._check(answer, "DELETE", key)
+        try:
+            async with self._request("DELETE", _at(key), headers) as answer:
+                self._check(answer, "DELETE", key)
+        except (aiohttp.ClientError, OSError) as error:
+            raise StoreUnavailable(f"DELETE {key!r}: {error}") from error
 
     async def list(
         self, prefix: str = "", *, limit: int = 1000, cursor: str | None = None
@@ -294,6 +308,11 @@ class HttpObjectStorage:
             raise SyncError(
                 f"{method} {key!r}: {answer.status} {answer.reason}", status=answer.status
             )
+
+
+def _payload(body: bytes) -> Any:
+    """A large body is written in pieces: in one it would hold up the event loop."""
+    return body if len(body) < PIECE_BYTES else io.BytesIO(body)
 
 
 def _at(key: str) -> str:

@@ -100,11 +100,13 @@ async def _file(request: web.Request, path: str, base: Base) -> web.StreamRespon
 
 async def send_file(request: web.Request, info: FileInfo, base: Base) -> web.StreamResponse:
     """A stored object, or the range of it that is asked for."""
-    etag = f'"{info.hash}"'
     headers = {
-        "ETag": etag, "X-Content-SHA256": info.hash, "Accept-Ranges": "bytes",
+        "Accept-Ranges": "bytes",
         "Content-Type": info.content_type or "application/octet-stream", **_INERT,
     }  # fmt: skip
+    etag = f'"{info.hash}"' if info.hash else "none"  # no tag reads so: one is quoted
+    if info.hash:
+        headers.update({"ETag": etag, "X-Content-SHA256": info.hash})
     known = [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]
     if "*" in known or etag in [tag.removeprefix("W/") for tag in known]:  # proxies weaken tags
         return web.Response(status=304, headers=headers)
