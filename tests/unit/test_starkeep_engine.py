@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
 
 from actors.clocks import HLC
 from actors.dialects.starkeep.wire import Answer, Exchange, Record
 from edge.client.starkeep.types import ChangeEvent
-from tests.support.starkeep import NOTES, Cloud, Node, blobs, pair, record, row, stamp, walls
+from tests.support.starkeep import NOTES, Cloud, Node, Store, blobs, pair, record, row, stamp, walls
 
 # -- base ------------------------------------------------------------------------------------------
 
@@ -264,6 +266,26 @@ def test_a_file_row_holds_back_a_later_record_of_its_author_and_the_reverse() ->
     node.blob("missing")
     assert node.round().shipped == 2
     assert node.peer() == {"local": 2}
+
+
+def test_the_bytes_of_an_item_that_lost_do_not_replace_later_ones() -> None:
+    """They may be nowhere else: this node has not sent its own yet."""
+    node, cloud = pair(page_limit=1)
+    node.put(record(2, "local"))  # goes first, so the file is still unsent when the other comes
+
+    def write(store: Store, at: int, author: str, data: bytes) -> None:
+        file = {
+            "id": "k", "object_storage_key": "k", "content_hash": hashlib.sha256(data).hexdigest()
+        }  # fmt: skip
+        store.blob("k", data)
+        store.tables.apply(row(at, author, "insert", file, table="_starkeep_sync_records"))
+
+    write(node, 9, "local", b"later")
+    write(cloud, 1, "b", b"earlier")
+    node.drain()
+    assert node.objects.objects["k"].data == b"later"
+    assert cloud.objects.objects["k"].data == b"later"
+    assert node.own() == {"b": 1, "local": 9}
 
 
 def test_a_file_row_without_a_key_ships_as_metadata() -> None:

@@ -153,7 +153,7 @@ class SyncEngine:
         answer = await self._transport.exchange(Exchange(asked, records, rows, self._page_limit))
         inbound = self._inbound(answer)
         applied, failed = self._apply(inbound)
-        failed += await self._pull_blobs(inbound)
+        failed += await self._pull_blobs(inbound, failed)
         known = peer_watermarks(peer, answer.responder_watermarks, shipped, inbound)
         with self._database.transaction():
             self._state.set_watermarks(landed_watermarks(asked, inbound, failed))
@@ -249,11 +249,26 @@ class SyncEngine:
         if stamp.wall_ms <= self._clock.physical_ms() + self._drift_ms:
             self._clock.receive(stamp)
 
-    async def _pull_blobs(self, inbound: Sequence[Item]) -> list[Item]:
-        """Fetch what is missing, also of records held before; the items that stay without."""
+    async def _pull_blobs(self, inbound: Sequence[Item], missed: Sequence[Item]) -> list[Item]:
+        """Fetch what is missing, also of items held before; the items that stay without.
+
+        Not of an item that lost against the held one: its bytes would take the place of later ones
+        that may be nowhere else.
+        """
+        without = {id(item) for item in missed}
         failed: list[Item] = []
         for item in inbound:
             manifest = manifest_of(item)
-            if manifest is not None and not await self._move(manifest, push=False):
+            if manifest is None or id(item) in without or not self._holds(item):
+                continue
+            if not await self._move(manifest, push=False):
                 failed.append(item)
         return failed
+
+    def _holds(self, item: Item) -> bool:
+        """Whether the held copy is this very one."""
+        if isinstance(item, Record):
+            return self._database.held(item.id) == item.stamp
+        assert self._source is not None
+        held = getattr(self._source.applier, "held", None)  # a host's applier may not tell
+        return held is None or held(item) == item.timestamp

@@ -230,7 +230,12 @@ class ScanSincePage(msgspec.Struct, frozen=True):
 
 
 class AppSyncableApplier(Protocol):
-    """Puts entries into the tables of apps."""
+    """Puts entries into the tables of apps.
+
+    One with files whose bytes change under their key should also have `held(entry)`: the stamp of
+    the row that the entry is about, None for none. Without it the bytes of an entry that lost are
+    fetched over later ones.
+    """
 
     def apply(self, entry: RowEntry) -> bool:
         """Whether it changed something. Raises for an entry that cannot be applied (yet)."""
