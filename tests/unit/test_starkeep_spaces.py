@@ -20,6 +20,7 @@ from actors.dialects.starkeep.parking import AUTHORS_MAX, ITEMS_MAX, Parked
 from actors.dialects.starkeep.plan import decode_draft, exchange_draft
 from actors.dialects.starkeep.wire import Answer, Record, RowEntry, decode_answer, encode_request
 from actors.host import Host
+from actors.scan import Reader
 from actors.types import Address, Draft, EntryPage, Refusal
 from edge.contents import TooLarge
 from edge.dialects.starkeep.spaces import Spaces, SpaceSettings
@@ -216,6 +217,33 @@ async def test_more_items_of_one_author_than_are_read_at_a_time(bench: Bench) ->
     rest = await bench.exchange(limit=700, seen={"a": answer.records[-1].stamp})
     assert len(rest.records) == 198
     assert not rest.has_more
+
+
+async def test_authors_beyond_what_a_reader_gives_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.scan.LIST_ROWS_MAX", 3)
+    monkeypatch.setattr("actors.dialects.starkeep.delta.COVERAGE_PAGE", 3, raising=False)
+    await bench.exchange(*[record(5, f"node-{n}") for n in range(7)])
+    answer = await bench.exchange()
+    assert len(answer.records) == len(answer.responder_watermarks or {}) == 7
+
+
+async def test_a_page_of_many_authors_reads_little_of_each(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.exchange(*[record(n // 50, f"node-{n % 50}") for n in range(5000)])
+    rows, read = Reader.rows, []
+
+    def counted(reader: Reader, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        found = rows(reader, sql, params)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Reader, "rows", counted)
+    answer = await bench.exchange(limit=100)
+    assert len(answer.records) == 100
+    assert sum(read) < 1000
 
 
 # -- parking ---------------------------------------------------------------------------------------

@@ -28,7 +28,9 @@ from actors.dialects.starkeep.watermarks import Watermarks
 from actors.dialects.starkeep.wire import encode_answer, row_text
 
 PAGE_BYTES_MAX = 8 << 20
-STEP_ROWS = 256  # read of one author and collection at a time
+STEP_ROWS_MIN = 8  # read of one author and collection at first: of many authors most are not needed
+STEP_ROWS = 256  # and at a time in the end
+COVERAGE_PAGE = 10_000
 TIES_MAX = 5000  # items of one author and stamp that a page may be longer for
 
 _SOURCE = (
@@ -36,6 +38,7 @@ _SOURCE = (
     " AND stamp1 IS NOT NULL AND (stamp1, stamp2, id) > (?, ?, ?)"
     " ORDER BY stamp1, stamp2, id LIMIT ?"
 )
+_COVERAGE = "SELECT id, origin, stamp1, stamp2 FROM rows WHERE coll=? AND id>? ORDER BY id LIMIT ?"
 
 
 class Rows(Protocol):
@@ -87,13 +90,21 @@ def read_held(reader: Rows, channel: Channel) -> Held:
     colls = tuple(channel.collections(namespaces))
     known = frozenset(colls)
     coverage = {}
-    for id, node_id, wall_ms, counter in reader.rows(
-        "SELECT id, origin, stamp1, stamp2 FROM rows WHERE coll=?", (COVERAGE,)
-    ):
+    for id, node_id, wall_ms, counter in _coverage_rows(reader):
         coll = id.partition("\n")[0]
         if coll in known:
             coverage[coll, node_id] = HLC(wall_ms, counter, node_id)
     return Held(mode, colls, coverage)
+
+
+def _coverage_rows(reader: Rows) -> Iterator[tuple[Any, ...]]:
+    after = ""
+    while True:  # in pages: a reader gives no more than actors.scan.LIST_ROWS_MAX rows at once
+        rows = reader.rows(_COVERAGE, (COVERAGE, after, COVERAGE_PAGE))
+        yield from rows
+        if len(rows) < COVERAGE_PAGE:
+            return
+        after = rows[-1][0]
 
 
 def read_namespaces(reader: Rows) -> list[Namespace]:
@@ -123,13 +134,15 @@ def unseen(reader: Rows, held: Held, watermarks: Watermarks, limit: int) -> tupl
 
 def _source(reader: Rows, coll: str, node_id: str, low: tuple[int, int]) -> Iterator[Item]:
     after: tuple[Any, ...] = (*low, chr(0x10FFFF))  # above every id of that very stamp
+    step = STEP_ROWS_MIN
     while True:
-        rows = reader.rows(_SOURCE, (coll, node_id, *after, STEP_ROWS))
+        rows = reader.rows(_SOURCE, (coll, node_id, *after, step))
         for wall_ms, counter, _, body, deleted in rows:
             yield Item(HLC(wall_ms, counter, node_id), coll, body, bool(deleted))
-        if len(rows) < STEP_ROWS:
+        if len(rows) < step:
             return
         after = rows[-1][:3]
+        step = min(STEP_ROWS, step * 4)
 
 
 def answer(reader: Rows, held: Held, watermarks: Watermarks, limit: int) -> bytes:
