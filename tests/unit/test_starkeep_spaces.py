@@ -268,6 +268,32 @@ async def test_parked_items_are_taken_in_order_up_to_the_next_gap(bench: Bench) 
     assert walls((await bench.exchange()).responder_watermarks or {}) == {"a": 5}
 
 
+async def test_a_row_without_key_values_halts_until_its_author_has_mended_it(
+    bench: Bench,
+) -> None:
+    await bench.spaces.declare(SPACE, NOTES)
+    bad, behind = row(5, "a", "insert", {"text": "t"}), record(6)
+    for _ in range(2):  # a newer client sends them again
+        answer = await bench.exchange(bad, behind)
+        assert (answer.responder_watermarks, answer.records) == ({}, [])
+    other = row(7, "a", "insert", {"id": 1}, app="other", table="t")
+    answer = await bench.exchange(row(8, "a", "insert", {"id": 2, "text": "t"}), other)
+    assert walls(answer.responder_watermarks or {}) == {"a": 6}
+    await bench.spaces.declare(SPACE, Namespace("other", (TableInfo("t", ("id",)),)))
+    answer = await bench.exchange(record(9))
+    assert walls(answer.responder_watermarks or {}) == {"a": 9}
+    assert (len(answer.records), len(answer.rows)) == (2, 2)
+
+
+async def test_an_item_too_large_to_park_halts_its_author(bench: Bench) -> None:
+    large = row(5, "a", "insert", {"id": 1, "text": "x" * (2 << 20)})
+    for items in ((large,), (record(6),), (large, record(6))):
+        assert (await bench.exchange(*items)).responder_watermarks == {}
+    await bench.spaces.declare(SPACE, NOTES)
+    answer = await bench.exchange(large, record(6))
+    assert walls(answer.responder_watermarks or {}) == {"a": 6}
+
+
 def test_parking_is_bounded_and_stays_a_prefix() -> None:
     parked = Parked([])
     for n in range(ITEMS_MAX):

@@ -2,8 +2,9 @@
 
 A client of version 0.1.0 never sends an item twice, so refusing it would lose it. Whatever follows
 of the same author waits behind it: applied ahead, it would raise the author's coverage past the
-parked item, and other nodes would never be sent that one. Always true: what is parked of an author
-is a prefix of what was halted; where the bound was met, `overflow` says from which stamp on.
+parked item, and other nodes would never be sent that one. A row without key values waits as well,
+until its author no longer sends it: nothing can ever take it. Always true: what is parked of an
+author is a prefix of what was halted; where the bound was met, `overflow` says from which stamp on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Parked:
     def __init__(self, items: list[Item], overflow: HLC | None = None) -> None:
         self.items = items
         self.overflow = overflow
-        self._known = {_name(item) for item in items}
+        self._known = {name_of(item) for item in items}
         self._bytes = sum(_size(item) for item in items)
 
     @classmethod
@@ -57,7 +58,7 @@ class Parked:
         something.
         """
         stamp = stamp_of(item)
-        if _name(item) in self._known:
+        if name_of(item) in self._known:
             return False
         if self.overflow is not None and stamp.position > self.overflow.position:
             return False
@@ -66,7 +67,7 @@ class Parked:
             return True
         if self.overflow is not None and stamp.position == self.overflow.position:
             self.overflow = None
-        self._known.add(_name(item))
+        self._known.add(name_of(item))
         self._bytes += _size(item)
         self.items.append(item)
         self.items.sort(key=lambda held: stamp_of(held).position)
@@ -78,7 +79,8 @@ def stamp_of(item: Item) -> HLC:
     return item.stamp if isinstance(item, Record) else item.timestamp
 
 
-def _name(item: Item) -> tuple[object, ...]:
+def name_of(item: Item) -> tuple[object, ...]:
+    """What an item that is sent again is known by."""
     if isinstance(item, Record):
         return item.stamp.position, item.id
     return item.timestamp.position, item.app_id, item.table, encode([item.where, item.row])

@@ -28,7 +28,7 @@ from actors.dialects.starkeep.channels import (
 from actors.dialects.starkeep.fold import covered_up_to, fold, value_of
 from actors.dialects.starkeep.merge import RowState, key_of, merge_row, wins
 from actors.dialects.starkeep.namespaces import Namespace, extend, row_id
-from actors.dialects.starkeep.parking import AUTHORS_MAX, Item, Parked, stamp_of
+from actors.dialects.starkeep.parking import AUTHORS_MAX, Item, Parked, name_of, stamp_of
 from actors.dialects.starkeep.watermarks import by_author
 from actors.dialects.starkeep.wire import Exchange, Record, RowEntry, decode_exchange, encode
 from actors.rows import Key, Overlay, Row
@@ -178,7 +178,7 @@ class _Plan:
         records = exchange.records if channel.records else []
         items: list[Item] = [*records, *exchange.rows]
         for node_id, group in by_author(items, stamp_of):
-            parked = self._parked(channel, node_id)
+            parked = self._resume(channel, node_id, group)
             halted = parked is not None
             waiting: list[Item] = []
             for item in group:
@@ -289,6 +289,39 @@ class _Plan:
             if new:
                 self._keep_authors([*authors, author])
             self._set("park", PARKED, author, parked.dump())
+
+    def _resume(self, channel: Channel, node_id: str, sent: Sequence[Item]) -> Parked | None:
+        """What stays parked of an author, if anything: one that has mended a row without key
+        values does not send it again, and what waited behind it can be taken.
+        """
+        parked = self._parked(channel, node_id)
+        if parked is None or not parked.items:  # none: the first was beyond the bound
+            return parked
+        if not self._is_hopeless(channel, parked.items[0]):
+            return parked
+        again = {name_of(item) for item in sent}
+        done = 0
+        for item in parked.items:
+            given_up = self._is_hopeless(channel, item) and name_of(item) not in again
+            if not given_up and not self._take(channel, item):
+                break
+            done += 1
+        if not done:
+            return parked
+        author = _author(channel, node_id)
+        rest = Parked(parked.items[done:], parked.overflow) if parked.items[done:] else None
+        self._set("park", PARKED, author, b"null" if rest is None else rest.dump())
+        if rest is None:
+            self._keep_authors([held for held in self._parked_authors() if held != author])
+        return rest
+
+    def _is_hopeless(self, channel: Channel, item: Item) -> bool:
+        """A row of a declared table that names no row: its key columns never change."""
+        if isinstance(item, Record) or not channel.takes(item.app_id):
+            return False
+        namespace = self._namespace(item.app_id)
+        table = None if namespace is None else namespace.table(item.table)
+        return table is not None and key_of(table, item) is None
 
     def _unpark(self, author: str) -> bool:
         """Take parked items in order up to the first that still cannot be; whether some stay."""
