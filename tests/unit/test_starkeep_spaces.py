@@ -229,6 +229,15 @@ async def test_authors_beyond_what_a_reader_gives_at_once(
     assert len(answer.records) == len(answer.responder_watermarks or {}) == 7
 
 
+async def test_a_client_may_send_back_every_author_it_was_told_of(bench: Bench) -> None:
+    for start in (0, 10_000):
+        await bench.exchange(*[record(5, f"node-{start + n}") for n in range(10_000)], limit=0)
+    seen = (await bench.exchange(limit=0)).responder_watermarks
+    assert seen is not None
+    assert len(seen) == 20_000
+    assert not (await bench.exchange(seen=seen)).has_more
+
+
 async def test_a_page_of_many_authors_reads_little_of_each(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

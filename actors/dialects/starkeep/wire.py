@@ -20,7 +20,7 @@ from infra.errors import ProtocolError
 LIMIT_DEFAULT: Final = 1000
 LIMIT_MAX: Final = 5000
 ITEMS_MAX: Final = 10_000  # in one request
-NODES_MAX: Final = 10_000  # in one map of watermarks
+NODES_MAX: Final = 100_000  # in one map: a client sends back every author a space ever had
 
 Op = Literal["insert", "update", "delete"]
 
