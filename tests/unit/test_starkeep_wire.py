@@ -43,6 +43,7 @@ from actors.dialects.starkeep.wire import (
     BadExchange,
     RowEntry,
     decode_answer,
+    decode_exchange,
     encode_request,
     record_of,
 )
@@ -98,6 +99,22 @@ def test_a_client_writes_what_real_servers_take(case: dict[str, Any]) -> None:
     records = [record_of(item) for item in case["records"]]
     rows = msgspec.convert(case["rows"], list[RowEntry])
     assert json.loads(encode_request(watermarks, records, rows, case["limit"])) == case["body"]
+
+
+def test_half_of_a_surrogate_pair_is_no_reason_to_refuse() -> None:
+    """JavaScript writes it of a name that was cut within an emoji."""
+    name = r'"\ud83d \uD83D\uDE00 \\ud83d \\\udE00"'
+    text = json.dumps(record_json(5)).replace('"a.jpg"', name)
+    for taken in (
+        decode_exchange(f'{{"records":[{text}]}}'),
+        decode_answer(f'{{"records":[{text}]}}'.encode()),
+    ):
+        (found,) = taken.records
+        shown = msgspec.json.decode(found.text)["originalFilename"]
+        assert shown == "\ufffd \U0001f600 \\ud83d \\\ufffd"
+    entry = r'{"timestamp":{"wallTime":1,"counter":0,"nodeId":"a"},"appId":"x","table":"t"'
+    body = f'{{"appSyncableRows":[{entry},"op":"insert","row":{{"id":{name}}}}}]}}'
+    assert decode_exchange(body).rows[0].row == {"id": shown}
 
 
 def test_a_record_that_is_none() -> None:

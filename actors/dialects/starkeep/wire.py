@@ -6,6 +6,7 @@ the few that matter here are looked at. What is wrong raises BadExchange and not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -99,6 +100,10 @@ class _Response(msgspec.Struct, rename="camel"):
     has_more: bool = False
 
 
+# Every escape; group 1 is half of a pair, unless the whole pair matched before.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -110,8 +115,11 @@ def decode_exchange(body: bytes | str) -> Exchange:
     """The request a body holds. Raises BadExchange."""
     try:
         # A Raw part is not checked for UTF-8, and is stored as text.
-        found = _decode_request(body if isinstance(body, str) else body.decode())
-        records = [decode_record(bytes(raw)) for raw in found.records or ()]
+        text = body if isinstance(body, str) else body.decode()
+        try:
+            found, records = _request_in(text)
+        except msgspec.DecodeError:
+            found, records = _request_in(mended(text))
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise BadExchange(f"the body is no exchange: {error}") from error
     rows = found.app_syncable_rows or []
@@ -127,18 +135,39 @@ def decode_exchange(body: bytes | str) -> Exchange:
     return Exchange(watermarks, records, rows, min(limit, LIMIT_MAX))
 
 
+def _request_in(text: str) -> tuple[_Request, list[Record]]:
+    found = _decode_request(text)
+    return found, [decode_record(bytes(raw)) for raw in found.records or ()]
+
+
+def mended(text: str) -> str:
+    """JSON text with U+FFFD for every half of a surrogate pair that stands alone.
+
+    JavaScript writes such halves, of a name cut within an emoji for one, and no decoder here takes
+    them: refused, the page they are on would never arrive, nor anything behind it.
+    """
+    return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+
+
 def decode_answer(body: bytes) -> Answer:
     """The response a body holds.
 
     Raises msgspec.MsgspecError where it is none, BadExchange where an item in it is none.
     """
-    found = _decode_response(body)
-    records = [decode_record(bytes(raw)) for raw in found.records]
+    try:
+        found, records = _response_in(body)
+    except msgspec.DecodeError:
+        found, records = _response_in(mended(body.decode(errors="replace")).encode())
     for row in found.app_syncable_rows:
         check_row(row)
     theirs = found.responder_watermarks
     known = None if theirs is UNSET or theirs is None else theirs
     return Answer(records, found.app_syncable_rows, known, found.has_more)
+
+
+def _response_in(body: bytes) -> tuple[_Response, list[Record]]:
+    found = _decode_response(body)
+    return found, [decode_record(bytes(raw)) for raw in found.records]
 
 
 def decode_record(text: bytes) -> Record:
