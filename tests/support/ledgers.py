@@ -202,6 +202,7 @@ class FakeTap:
 
     batches: list[Batch] = field(default_factory=list)
     resets: list[Bounds] = field(default_factory=list)
+    moves: list[Bounds] = field(default_factory=list)
 
     def deliver(self, batch: Batch) -> None:
         self.batches.append(batch)
@@ -210,7 +211,7 @@ class FakeTap:
         """Not used without a replica."""
 
     def moved(self, bounds: Bounds) -> None:
-        """Not used without another writer."""
+        self.moves.append(bounds)
 
     def reset(self, bounds: Bounds) -> None:
         self.resets.append(bounds)

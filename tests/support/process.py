@@ -112,3 +112,19 @@ class ServerProcess:
 def admin_token(ttl_s: int = 600) -> str:
     """Opens everything of a `ServerProcess.with_tokens`."""
     return mint(KEY, subject="ops", now_ms=clock.now_ms(), ttl_s=ttl_s, scopes=[], admin=True)
+
+
+def run_cli(
+    *argv: str, stdin: bytes = b"", cwd: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[bytes]:
+    """One `holdfast` command, with nothing of this environment's own settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return subprocess.run(
+        [sys.executable, "-m", "edge.cli", *argv],
+        input=stdin,
+        capture_output=True,
+        cwd=cwd,
+        env={**kept, "PYTHONPATH": str(ROOT), **environ},
+        timeout=WAIT_S,
+        check=False,
+    )
