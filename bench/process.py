@@ -34,7 +34,7 @@ class Server:
             if clean:
                 shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port = free_port()
         port, data = str(self.port), str(self.directory)
         env = {
             **os.environ,
@@ -83,7 +83,8 @@ class Server:
                 raise RuntimeError(f"{self.peer.name} does not listen")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from infra.cut import Cut
+from infra.errors import StorageError
 from infra.ltx import Encoder, Header, encode
 from infra.objects import ObjectStore
 from infra.wal import WalTracker
@@ -61,17 +63,23 @@ def write_claim(tracker: WalTracker, *, txid: int, owner: int, nonce: int, now_m
 
 
 def write_image(store: ObjectStore, key: str, image: Image, spool: Path) -> int:
-    """Put the snapshot; its size in bytes. Raises StorageError."""
+    """Put the snapshot; its size in bytes. Raises StorageError, also for the disk it spools to."""
     header = _header(
         image.tracker, 1, image.txid, image.owner, image.nonce, image.timestamp_ms, image.cut.commit
     )
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_MAX, dir=str(spool)) as file:
-        encoder = Encoder(header, file.write)
-        for pgno, page in image.tracker.read(image.cut):
-            encoder.page(pgno, page)
-        size = encoder.finish()
-        file.seek(0)
-        store.put(key, file, timestamp_ms=image.timestamp_ms)  # type: ignore[arg-type]
+    try:
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES_MAX, dir=str(spool)) as file:
+            encoder = Encoder(header, file.write)
+            for pgno, page in image.tracker.read(image.cut):
+                encoder.page(pgno, page)
+            size = encoder.finish()
+            file.seek(0)
+            store.put(key, file, timestamp_ms=image.timestamp_ms)  # type: ignore[arg-type]
+    except OSError as error:
+        code = "disk_full" if error.errno == errno.ENOSPC else "storage"
+        raise StorageError(
+            f"{spool}: no room to write {key}: {error.strerror}", code=code
+        ) from error
     return size
 
 

@@ -18,6 +18,7 @@ import asyncio
 import logging
 from typing import Any
 
+from infra.company import Company
 from infra.errors import Fenced, HoldfastError, StorageError, TryLater
 from infra.layout import LEVEL_CHANGES, LEVEL_SNAPSHOT, file_key
 from infra.locate import Local, locate
@@ -74,6 +75,7 @@ class Replica:
         self._dirty_since: int | None = None
         self._dirty_bytes = 0
         self._pace = Pace()
+        self._company = Company()
         self._reading = 0
         self._snapshot_due = False
         self._hurried = False
@@ -135,6 +137,7 @@ class Replica:
     def committed(self, size: int = 0) -> None:
         before = self._dirty_bytes
         self._dirty_bytes += size
+        self._company.came(self._service.tick_ms())
         if self._dirty_since is None:
             self._dirty_since = self._service.now_ms()
         self._go()
@@ -236,9 +239,12 @@ class Replica:
                 now=now,
                 interval_ms=service.interval_ms(urgent=urgent),
             )
-            if due <= now:
+            wait = due - now
+            if urgent:
+                wait = max(wait, self._company.wait_ms(source.point().head, service.tick_ms()))
+            if wait <= 0:
                 break
-            await self._pause(due - now)
+            await self._pause(wait)
         while source.lent() and not self._over:
             await self._pause(RETRY_FIRST_MS)
 
@@ -301,6 +307,7 @@ class Replica:
             image = batch.image
             while source.passed() < point.position and not self._over:
                 await self._pause(RETRY_MAX_MS)  # the disk first: woken by `synced`
+            began = self._service.tick_ms()
             await self._put(txid, batch)
         except BaseException:
             if self._dirty_since is None:
@@ -318,7 +325,10 @@ class Replica:
         elif image is not None:
             self._snapshot_due = False
             self._snapping = self._service.tasks.spawn(self._snap(image), name="snapshot")
+        took = self._service.tick_ms() - began
         source.shipped(point.position, point.head)
+        now, head = self._service.tick_ms(), source.point().head
+        self._company.sent_off(now, shipped=point.head, head=head, put_ms=took)
 
     async def _cut(self, point: Point, txid: int) -> Batch | None:
         """The batch's bytes; None where the tracker lost its place. An image holds a `reading`:
@@ -426,7 +436,7 @@ class Replica:
         assert files is not None
         key = file_key(self._prefix, LEVEL_SNAPSHOT, 1, image.txid)
         try:
-            self._pace.sent(service.now_ms(), urgent=True)
+            self._pace.out_of_turn(service.now_ms(), service.interval_ms(urgent=True))
             self.requests.counts["put"] += 1
             size = await self.requests.run(
                 lambda: write_image(service.store, key, image, service.spool)

@@ -68,6 +68,10 @@ class Service:
         """The same as a future, for whoever must know when the thread is done with it."""
         return self._loop.run_in_executor(self._pool, work)
 
+    def tick_ms(self) -> int:
+        """Of the loop's clock, which never goes back; only differences mean anything."""
+        return int(self._loop.time() * 1000)
+
     def call_later(self, ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(ms / 1000, callback)
 

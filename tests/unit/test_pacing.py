@@ -87,6 +87,18 @@ def test_no_second_has_more_than_ten(commits: list[int], put_ms: int) -> None:
     assert sent[-1] <= START + max(commits) + 100 + put_ms
 
 
+def test_a_request_out_of_turn_takes_the_next_one() -> None:
+    pace = Pace()
+    pace.out_of_turn(START, 100)  # with none before it there is no turn to take
+    assert pace.last_put_at == START
+    pace.sent(START + 1_000, urgent=True)
+    pace.out_of_turn(START + 1_005, 100)
+    options = {"dirty_since": START + 1_001, "dirty_bytes": 1, "now": START + 1_010}
+    assert pace.due_at(urgent=True, interval_ms=100, **options) == START + 1_200
+    pace.out_of_turn(START + 9_000, 100)
+    assert pace.last_put_at == START + 9_000
+
+
 def test_an_urgent_batch_does_not_wait_out_a_local_pause() -> None:
     pace = Pace()
     run(every(100, 20_000), urgent=False, interval_ms=0, pace=pace)
