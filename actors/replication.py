@@ -194,7 +194,14 @@ class Replication:
             return False
         return not self.complete or self._index.is_evicted(address)
 
-    def fetch(self, address: Address, path: Path) -> Fetched | None:
+    def fetching(self, address: Address, path: Path) -> Callable[[], Fetched | None]:
+        """What restores it, for a thread: the index, whose handle is the loop's, is asked here."""
+        record, evicted = self._index.replica_of(address), self._index.is_evicted(address)
+        return lambda: self._fetch(address, path, record, evicted=evicted)
+
+    def _fetch(
+        self, address: Address, path: Path, record: ReplicaRecord | None, *, evicted: bool
+    ) -> Fetched | None:
         """Restore the scope's file from the bucket; None where the bucket has none. Blocks.
 
         Raises StorageError, and then there is no file.
@@ -205,24 +212,25 @@ class Replication:
         try:
             restored = restore_to(self._store, prefix, target, pool=self.service.pool)
         except NoBackup as error:
-            if self._index.is_evicted(address):
+            if evicted:
                 raise NoBackup(
                     f"{prefix}: this scope left the disk for the bucket, which has no file of it"
                     " now: bring its files back, or restore it from a copy"
                 ) from error
             return None
         self.restores += 1
-        fetched = self._fetched(address, restored, target)
+        fetched = self._fetched(address, restored, target, record)
         for suffix in ("-wal", "-shm"):  # of a file that is gone; SQLite would play it back
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         target.replace(path)
         _sync_directories(path, self._directory)
         return fetched
 
-    def _fetched(self, address: Address, restored: Restored, target: Path) -> Fetched:
+    def _fetched(
+        self, address: Address, restored: Restored, target: Path, record: ReplicaRecord | None
+    ) -> Fetched:
         files = from_listing(restored.listed)
         nonce = restored.salt1 << 32 | restored.salt2
-        record = self._index.replica_of(address)
         same = record is not None and (record.files.head, record.nonce) == (restored.txid, nonce)
         header = peek(target, address)
         moved = header.level != REPLICATED and not same

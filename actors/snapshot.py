@@ -52,7 +52,7 @@ def take_snapshot(path: Path, address: Address, coll: str, spool_dir: Path) -> S
     try:
         db.execute("BEGIN")
         header = read_header(db, path, address)
-        tails = _fold_tails(db, header)
+        tails = fold_tails(db, header)
         count = 0
         rows = db.execute(
             "SELECT id, body FROM rows WHERE coll=? AND deleted=0 ORDER BY id", (coll,)
@@ -74,7 +74,7 @@ def take_snapshot(path: Path, address: Address, coll: str, spool_dir: Path) -> S
         db.close()
 
 
-def _fold_tails(db: Handle, header: Header) -> dict[Key, Row]:
+def fold_tails(db: Handle, header: Header) -> dict[Key, Row]:
     """Rows whose stored copy lags behind, brought to the head.
     Their number and tails are bounded.
     """

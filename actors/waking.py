@@ -112,7 +112,7 @@ class Waking:
                 log.warning("superseded scope=%s error=%s", address.scope, error)
                 aside = await run(lambda: replication.set_aside(path))
         if fetched is None:
-            fetched = await run(lambda: replication.fetch(address, path))
+            fetched = await run(replication.fetching(address, path))
             if fetched is None:
                 replication.not_there(address)
                 return None

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from actors.types import Address
 from edge.auth import Action, Principal
+from edge.bucket_report import bucket_report, replica_report
 from edge.problems import Problem
 from edge.requests import principal_of, server_of
 from infra.errors import HoldfastError
@@ -100,5 +101,7 @@ async def _show(request: web.Request) -> web.Response:
             "created_at": header.created_at,
             "file": str(path.relative_to(server.host.directory)),
             "alarms": [{"name": name, "due_at": due_at} for name, due_at, _, _ in alarms],
+            "replica": replica_report(server.host, scope),
+            "bucket": bucket_report(server.host),
         }
     )

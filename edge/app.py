@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from edge import admin
+from edge import admin, transfer
 from edge.dialects.asterql import http as asterql
 from edge.dialects.stratasync import http as stratasync
 from edge.metrics import render
@@ -50,6 +50,7 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/holdfast.js", _module)
     asterql.add_routes(app)
     server.keep.add_routes(app)
+    transfer.add_routes(app)  # before what takes any path below a scope
     admin.add_routes(app)
     if server.strata is not None:
         stratasync.add_routes(app, server.strata)

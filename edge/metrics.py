@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from edge.bucket_report import bucket_report
 from infra import clock
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ class _Collector:
             "scopes_open": ("scopes with an open file", len(host.open_scopes)),
             "uptime_seconds": ("since start", clock.monotonic() - server.started_at),
         }
+        bucket = bucket_report(host)
+        if bucket is not None:
+            gauges |= {
+                "bucket_monthly_cost": (
+                    "money for a month of requests at the pace since start",
+                    bucket["monthly_cost"],
+                ),
+                "replicas_pending": (
+                    "open scopes of which the bucket lacks something",
+                    bucket["replicas_pending"],
+                ),
+            }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"holdfast_{name}", text, value=value)
         counts = host.counts
@@ -61,6 +74,19 @@ class _Collector:
                 "sum over commits of the time from commit to release",
                 counts.release_wait_s,
             ),
+            "fenced": ("scopes that another writer went on with", counts.fenced),
         }
+        if bucket is not None:
+            counters |= {
+                "bucket_bytes_up": ("bytes sent to the bucket", bucket["bytes_up"]),
+                "bucket_bytes_down": ("bytes read from the bucket", bucket["bytes_down"]),
+                "restores": ("scopes restored from the bucket", bucket["restores"]),
+            }
+            requests = CounterMetricFamily(
+                "holdfast_bucket_requests", "requests to the bucket", labels=["kind"]
+            )
+            for kind, count in bucket["requests"].items():
+                requests.add_metric([kind], count)
+            yield requests
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"holdfast_{name}", text, value=value)

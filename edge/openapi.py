@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from edge.version import VERSION
+
+_ADDRESS: Final = [
+    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+    for name in ("tenant", "scope")
+]
 
 
 def _get(summary: str, *query: str, produces: str = "application/json") -> dict[str, Any]:
@@ -52,6 +57,52 @@ def _publish() -> dict[str, Any]:
     }
 
 
+def _make_scope(
+    summary: str, content: dict[str, Any], query: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A POST that makes the scope of its path."""
+    return {
+        "post": {
+            "summary": summary,
+            "parameters": [*_ADDRESS, *({"name": name, "in": "query", "schema": {"type": "string"}}
+                                        for name in query)],
+            "requestBody": {"required": True, "content": content},
+            "responses": {
+                "201": {"description": "tenant, scope, epoch, head, floor"},
+                "default": {"$ref": "#/components/responses/Problem"},
+            },
+        }
+    }  # fmt: skip
+
+
+def _scope_paths() -> dict[str, Any]:
+    """What the admin surface does with one scope."""
+    show = _get("One scope, with its replica and what the bucket costs (admin)")
+    export = _get("The whole scope as a file (admin)", "format", produces="application/x-ndjson")
+    export["get"]["responses"]["200"]["content"]["application/vnd.sqlite3"] = {}
+    for described in (show, export):
+        described["get"]["parameters"] += _ADDRESS
+    fork = {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["from"],
+                "properties": {"from": {"type": "string"}, "at": {"type": "string"}},
+            }
+        }
+    }
+    body: dict[str, Any] = {"application/octet-stream": {}}
+    base = "/v1/scopes/{tenant}/{scope}"
+    return {
+        base: show,
+        f"{base}/export": export,
+        f"{base}/fork": _make_scope("Begin a scope with another one's state (admin)", fork),
+        f"{base}/import": _make_scope(
+            "Begin a scope with an export (admin)", body, ("keep_epoch",)
+        ),
+    }
+
+
 def document() -> dict[str, Any]:
     """The whole description."""
     publish = _publish()
@@ -88,6 +139,7 @@ def document() -> dict[str, Any]:
             "/version": _get("Versions"),
             "/metrics": _get("Prometheus metrics (admin)", produces="text/plain"),
             "/v1/scopes": _get("Scopes (admin)", "tenant", "prefix", "after", "limit"),
+            **_scope_paths(),
             "/api/sync/events": _get(
                 "One scope as server-sent events", "scope!", "since", produces="text/event-stream"
             ),

@@ -20,6 +20,7 @@ HTTP_STATUS: Final = {
     "bad_scope": 400,
     "bad_since": 400,
     "bad_entity_key": 400,
+    "bad_import": 400,
     "no_bucket": 400,
     "unauthenticated": 401,
     "token_expired": 401,

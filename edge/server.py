@@ -23,6 +23,7 @@ from actors.dialects.asterql.plan import COLL
 from actors.host import Host
 from actors.host_settings import HostSettings
 from actors.replication import BucketSettings
+from actors.transfers import Transfers
 from actors.types import Address, Retention, ScopePolicy
 from edge.access import Mode, choose_access
 from edge.app import build_app
@@ -121,6 +122,7 @@ class Server:
         self.connections: set[Any] = set()  # Connection, StrataConnection
         self.keep = open_keep(config, self.host, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
+        self.transfers: Transfers | None = None  # once the host has started
         self.started_at = clock.monotonic()
         self._budgets: dict[tuple[str, str, PublishLimits], tuple[Budget, Budget]] = {}
         self._tasks = TaskOwner()
@@ -137,6 +139,7 @@ class Server:
         """Open the directory and listen. Raises ConfigError with what to change."""
         await self.host.start()
         try:
+            self.transfers = Transfers(self.host)
             self.application.bind(_Bound(self))
             await self.application.start()
             self._runner = web.AppRunner(
@@ -198,6 +201,8 @@ class Server:
         for socket in list(self.sockets.sockets):
             socket.abort()
         self.held_views.close()
+        if self.transfers is not None:
+            self.transfers.close()
         await self.host.aclose()
 
     async def _drain(self) -> None:
@@ -379,6 +384,7 @@ def run(
         level=config.log_level.upper(), stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )  # fmt: skip
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where credentials came from
     # Most of what a server holds lives long: fewer, larger collections.
     gc.collect()
     gc.freeze()

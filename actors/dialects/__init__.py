@@ -14,7 +14,7 @@ A scope has one dialect for life, by its name (actors/dialects/kinds.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from actors.dialects.asterql.plan import AsterqlDialect
 from actors.dialects.starkeep.plan import StarkeepDialect
@@ -52,6 +52,24 @@ class Dialect(Protocol):
 
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
         """Fold the entry into the rows. Raises Refusal."""
+
+
+@runtime_checkable
+class NamedBodies(Protocol):
+    """What a dialect has besides where the stored bodies repeat the entry's seq and the scope."""
+
+    def named(self, body: str) -> tuple[int, str]:
+        """(seq, scope) as a stored body says them. Raises ValueError where it does not."""
+
+    def rename(self, body: str, scope: str) -> str:
+        """The stored body of the same entry in a scope of another name."""
+
+
+@runtime_checkable
+class KeepsContents(Protocol):
+    """What a dialect has besides whose rows name bytes that lie outside the ledger, by scope."""
+
+    contents: str  # the collection of those rows
 
 
 _DIALECTS: dict[str, Dialect] = {

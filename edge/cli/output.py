@@ -12,6 +12,7 @@ import msgspec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Advance = Callable[[int], None]
+Moved = Callable[[int, int], None]
 
 
 def json_option(command: F) -> F:
@@ -59,3 +60,31 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def byte_progress(label: str) -> Iterator[Moved]:
+    """A bar of bytes, with speed and time left, while standard error is a terminal, else nothing.
+
+    Yields `moved(done, total)`; a total of 0 is not known. The first call makes the bar appear.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

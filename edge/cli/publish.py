@@ -16,6 +16,7 @@ from edge.cli.exits import Exit
 from edge.cli.output import emit, json_option, progress
 from edge.cli.remote import check_reachable, remote_options
 from edge.client import PublishResult, SyncClient
+from edge.client.outbox import Level
 from infra.errors import HoldfastError
 
 READ_BYTES: Final = 1 << 18
@@ -52,11 +53,14 @@ class _Tally(msgspec.Struct):
 @click.command("publish")
 @click.argument("scope")
 @click.argument("source", required=False, default="-", metavar="[FILE|-]")
-@click.option("--durable", is_flag=True, help="Wait for the strongest durability there is.")
+@click.option(
+    "--level", type=click.Choice(["local", "replicated"]), default="local", show_default=True,
+    help="What to wait for, at least: the server's disk, or the bucket.",
+)  # fmt: skip
 @remote_options
 @json_option
 def command(
-    scope: str, source: str, durable: bool, url: str, token: str | None, as_json: bool
+    scope: str, source: str, level: Level, url: str, token: str | None, as_json: bool
 ) -> Exit:
     """Publish envelopes to SCOPE, one JSON object per line of FILE or standard input.
 
@@ -71,7 +75,7 @@ def command(
         try:
             for batch in _batches(source):
                 for line, result in zip(
-                    batch, _send(runner, client, scope, batch, durable), strict=True
+                    batch, _send(runner, client, scope, batch, level), strict=True
                 ):
                     tally.add(line[0], result)
                 advance(len(batch))
@@ -84,12 +88,12 @@ def command(
 
 
 def _send(
-    runner: asyncio.Runner, client: SyncClient, scope: str, batch: list[Line], durable: bool
+    runner: asyncio.Runner, client: SyncClient, scope: str, batch: list[Line], level: Level
 ) -> list[PublishResult]:
     async def send() -> list[PublishResult]:
         async with asyncio.timeout(BATCH_WAIT_S):
             envelopes = [envelope for _, envelope in batch]
-            return await client.publish(scope, *envelopes, durable=durable)
+            return await client.publish(scope, *envelopes, level=level)
 
     try:
         return runner.run(send())

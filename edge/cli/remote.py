@@ -1,12 +1,14 @@
-"""What the commands that talk to a running server share: where it is, who asks, one JSON GET."""
+"""What the commands that talk to a running server share: where it is, who asks, JSON and files."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
-from urllib.parse import urlencode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
+from typing import Any, BinaryIO, Final, TypeVar
+from urllib.parse import quote, urlencode
 
 import click
 import msgspec
@@ -18,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 URL_DEFAULT: Final = "http://127.0.0.1:8420"
 TIMEOUT_S: Final = 30
+TRANSFER_TIMEOUT_S: Final = 3600  # without a byte: a server may restore or check for long
 ANSWER_BYTES_MAX: Final = 64 << 20
 _CODES: Final = {401: "unauthenticated", 403: "forbidden", 404: "not_found", 409: "conflict"}
 
@@ -51,21 +54,75 @@ def get_json(
 
     Raises HoldfastError with the server's own code, or `unreachable` where nobody answers.
     """
+    with _opened(url, path, token=token, query=query, method=method) as answer:
+        return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
+
+
+def post_json(
+    url: str,
+    path: str,
+    body: BinaryIO | bytes,
+    *,
+    token: str | None,
+    query: Mapping[str, str | int | None] | None = None,
+    size: int | None = None,
+    content_type: str = "application/json",
+) -> Any:
+    """The JSON a server answers a POST with; a file of `size` bytes is sent as it is read.
+
+    For work that takes long. Raises as `get_json`.
+    """
+    headers = {
+        "Content-Type": content_type,
+        "Content-Length": str(len(body) if isinstance(body, bytes) else size),
+    }
+    with _opened(
+        url, path, token=token, query=query, body=body, headers=headers, wait_s=TRANSFER_TIMEOUT_S
+    ) as answer:
+        return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
+
+
+@contextmanager
+def download(
+    url: str, path: str, *, token: str | None, query: Mapping[str, str | int | None]
+) -> Iterator[tuple[Any, int]]:
+    """(a stream to read, its size in bytes). Raises as `get_json`, also for a stream cut short."""
+    with _opened(url, path, token=token, query=query, wait_s=TRANSFER_TIMEOUT_S) as answer:
+        yield answer, int(answer.headers.get("Content-Length", "0"))
+
+
+def scope_path(tenant: str, scope: str, *more: str) -> str:
+    """The path of a scope on the admin surface."""
+    return "/".join(("/v1/scopes", quote(tenant, safe=""), quote(scope, safe=""), *more))
+
+
+@contextmanager
+def _opened(
+    url: str,
+    path: str,
+    *,
+    token: str | None,
+    query: Mapping[str, str | int | None] | None,
+    body: BinaryIO | bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    method: str | None = None,
+    wait_s: int = TIMEOUT_S,
+) -> Iterator[Any]:
     given = {name: value for name, value in (query or {}).items() if value is not None}
     target = _base(url) + path + ("?" + urlencode(given) if given else "")
-    headers = {"Accept": "application/json", "User-Agent": f"holdfast/{VERSION}"}
+    sent = {"Accept": "application/json", "User-Agent": f"holdfast/{VERSION}", **(headers or {})}
     if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
+        sent["Authorization"] = f"Bearer {token}"
     # No proxy: the server is most often on this host, where one would not reach it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        request = urllib.request.Request(target, headers=headers, method=method)
-        with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return msgspec.json.decode(answer.read(ANSWER_BYTES_MAX))
+        request = urllib.request.Request(target, data=body, headers=sent, method=method)
+        with opener.open(request, timeout=wait_s) as answer:
+            yield answer
     except urllib.error.HTTPError as error:
         with error:
             raise _refusal(error.code, error.read(1 << 16)) from error
-    except (OSError, ValueError) as error:  # URLError is an OSError; a bad URL a ValueError
+    except (OSError, ValueError, HTTPException) as error:  # a URLError is an OSError
         reason = getattr(error, "reason", error)
         message = f"no answer from {_base(url)}: {reason}"
         raise HoldfastError(message, code="unreachable") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -58,8 +59,16 @@ def show(scope: str, tenant: str, url: str, token: str | None, as_json: bool) ->
     """Describe one scope; exits with 3 where it does not exist."""
     path = f"/v1/scopes/{quote(tenant, safe='')}/{quote(scope, safe='')}"
     found: dict[str, Any] = get_json(url, path, token=token)
-    rows = [(name, _cell(value)) for name, value in found.items()]
-    emit(found, table(("field", "value"), rows), as_json=as_json)
+    emit(found, table(("field", "value"), list(_fields(found))), as_json=as_json)
+
+
+def _fields(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """One line a value; members of objects as `replica.txid`."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _cell(value)
 
 
 @command.command("gc")

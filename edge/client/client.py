@@ -30,7 +30,7 @@ from edge.client.effects import (
     SyncError,
 )
 from edge.client.machine import ClientMachine
-from edge.client.outbox import Outbox, PublishResult, Ticket
+from edge.client.outbox import Level, Outbox, PublishResult, Ticket
 from edge.client.transport import Token, Transport
 from edge.client.views import ScopeView, ViewPages, base_url, view_refusal, view_url
 from infra import clock, ids
@@ -174,17 +174,20 @@ class SyncClient:
         return subscription
 
     async def publish(
-        self, scope: str, *envelopes: Envelope, durable: bool = False
+        self, scope: str, *envelopes: Envelope, durable: bool = False, level: Level = "local"
     ) -> list[PublishResult]:
         """Append envelopes in order and wait for a result each.
 
-        An envelope without `eventId` gets one. Repeated after a reconnect, and where the server is
-        busy (up to 10 times); every other refusal is a result with a `code`, not an exception.
-        Raises SyncError where the client ends before the answer.
+        `level="replicated"` waits until the bucket has them, whatever the scope's own level is;
+        `durable` adds `durable_seq` to the results. An envelope without `eventId` gets one.
+        Repeated after a reconnect, and where the server is busy or the bucket in trouble (up to 10
+        times); every other refusal is a result with a `code`, not an exception. Raises SyncError
+        where the client ends before the answer.
         """
         self._check_open()
         ready = [env if "eventId" in env else {"eventId": ids.new_id(), **env} for env in envelopes]
-        ticket, effects = self._machine.publish(scope, ready, clock.monotonic(), durable=durable)
+        now = clock.monotonic()
+        ticket, effects = self._machine.publish(scope, ready, now, durable=durable, level=level)
         self._do(effects)
         self._start()
         if not ticket.done:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from edge.client.effects import Answered, Drop, Effect, Send, SyncError
-from edge.client.outbox import Outbox, Ticket
+from edge.client.outbox import Level, Outbox, Ticket
 from edge.client.subscriptions import Subscriptions, reconnect_delay
 from infra.errors import ProtocolError
 from infra.limits import CONTROL_FRAMES_BURST, CONTROL_FRAMES_PER_S
@@ -134,10 +134,16 @@ class ClientMachine:
         return consumer is not None and not consumer.resting
 
     def publish(
-        self, scope: str, envelopes: Sequence[Mapping[str, Any]], now: float, *, durable: bool
+        self,
+        scope: str,
+        envelopes: Sequence[Mapping[str, Any]],
+        now: float,
+        *,
+        durable: bool,
+        level: Level = "local",
     ) -> tuple[Ticket, list[Effect]]:
         """Queue envelopes, each with an `eventId`; `Answered` brings the ticket back when full."""
-        ticket = self.outbox.put(scope, envelopes, durable=durable)
+        ticket = self.outbox.put(scope, envelopes, durable=durable, level=level)
         return ticket, self._flush(now)
 
     def refuse_all(self, error: SyncError) -> list[Effect]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -25,7 +25,9 @@ WINDOW_BYTES: Final = 2 << 20
 ATTEMPTS_MAX: Final = 10
 RETRY_DELAY_S: Final = 0.1
 RETRY_DELAY_MAX_S: Final = 5.0
-RETRYABLE_CODES: Final = frozenset({"busy", "rate_limited", "storage"})
+RETRYABLE_CODES: Final = frozenset({"busy", "rate_limited", "storage", "try_later", "fenced"})
+
+Level = Literal["local", "replicated"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -84,7 +86,7 @@ class _Item:
 class _Frame:
     id: int
     scope: str
-    durable: bool
+    options: bytes  # members of the frame that ask for more than the scope's own level
     ticket: Ticket
     items: list[_Item]
     size: int = 0
@@ -112,10 +114,18 @@ class Outbox:
         return len(self._waiting) + len(self._later) + len(self._sent)
 
     def put(
-        self, scope: str, envelopes: Sequence[Mapping[str, Any]], *, durable: bool = False
+        self,
+        scope: str,
+        envelopes: Sequence[Mapping[str, Any]],
+        *,
+        durable: bool = False,
+        level: Level = "local",
     ) -> Ticket:
         """Queue envelopes that carry an `eventId`; `take_ready` yields their frames."""
         ticket = Ticket([None] * len(envelopes), len(envelopes))
+        options = b',"durable":true' if durable else b""
+        if level != "local":
+            options += b',"level":%b' % _encode(level)
         overhead = len(_encode(scope)) + 120
         room = self._frame_bytes_max - overhead
         items: list[_Item] = []
@@ -128,12 +138,12 @@ class Outbox:
                 ticket.settle(slot, PublishResult(item.event_id, code="too_large", message=text))
                 continue
             if items and (size + need > room or len(items) == PUBLISH_ENVELOPES_MAX):
-                self._queue(scope, durable, ticket, items)
+                self._queue(scope, options, ticket, items)
                 items, size = [], 0
             items.append(item)
             size += need
         if items:
-            self._queue(scope, durable, ticket, items)
+            self._queue(scope, options, ticket, items)
         return ticket
 
     def take_ready(self, now: float) -> list[bytes]:
@@ -231,20 +241,19 @@ class Outbox:
         attempts = frame.attempts + 1
         backoff_s = min(RETRY_DELAY_MAX_S, RETRY_DELAY_S * 2**frame.attempts)
         not_before = now + max(wait_s, backoff_s)
-        again = self._frame(frame.scope, frame.durable, frame.ticket, items)
+        again = self._frame(frame.scope, frame.options, frame.ticket, items)
         again.attempts, again.not_before = attempts, not_before
         self._later.append(again)
 
-    def _queue(self, scope: str, durable: bool, ticket: Ticket, items: list[_Item]) -> None:
-        self._waiting.append(self._frame(scope, durable, ticket, items))
+    def _queue(self, scope: str, options: bytes, ticket: Ticket, items: list[_Item]) -> None:
+        self._waiting.append(self._frame(scope, options, ticket, items))
 
-    def _frame(self, scope: str, durable: bool, ticket: Ticket, items: list[_Item]) -> _Frame:
+    def _frame(self, scope: str, options: bytes, ticket: Ticket, items: list[_Item]) -> _Frame:
         self._last_id += 1
-        frame = _Frame(self._last_id, scope, durable, ticket, items)
+        frame = _Frame(self._last_id, scope, options, ticket, items)
         head = b'{"type":"publish","id":%d,"scope":%b' % (frame.id, _encode(scope))
-        level = b',"durable":true' if durable else b""
         bodies = b",".join([item.body for item in items])
-        frame.payload = b'%b%b,"envelopes":[%b]}' % (head, level, bodies)
+        frame.payload = b'%b%b,"envelopes":[%b]}' % (head, options, bodies)
         frame.size = len(frame.payload)
         return frame
 

@@ -774,7 +774,9 @@ const PUBLISH_ENVELOPES_MAX = 512;
 const WINDOW_FRAMES = 64;
 const WINDOW_BYTES = 2 << 20;
 const ATTEMPTS_MAX = 10;
-const RETRYABLE_RESULTS = new Set(["busy", "rate_limited", "storage", "closed"]);
+const RETRYABLE_RESULTS = new Set([
+  "busy", "rate_limited", "storage", "closed", "try_later", "fenced",
+]);
 
 /** 32 random hex digits; crypto.randomUUID would be absent on pages that came over plain http. */
 export function newEventId() {
@@ -798,8 +800,11 @@ class Outbox {
     return this.#waiting.length + this.#later.size + this.#sent.size;
   }
 
-  /** Queue envelopes that carry an `eventId`; `settle(results)` is called when all are answered. */
-  put(scope, envelopes, durable, settle) {
+  /**
+   * Queue envelopes that carry an `eventId`; `settle(results)` is called when all are answered.
+   * `options` are further members of the frame, as JSON text.
+   */
+  put(scope, envelopes, options, settle) {
     const ticket = { results: new Array(envelopes.length), missing: envelopes.length, settle };
     const room = FRAME_BYTES_MAX - utf8.encode(JSON.stringify(scope)).length - 120;
     const bodies = envelopes.map((envelope) => JSON.stringify(envelope)); // may throw
@@ -814,14 +819,14 @@ class Outbox {
         return;
       }
       if (items.length === PUBLISH_ENVELOPES_MAX || (items.length > 0 && bytes + need > room)) {
-        this.#waiting.push(this.#frame(scope, durable, ticket, items, bytes));
+        this.#waiting.push(this.#frame(scope, options, ticket, items, bytes));
         items = [];
         bytes = 0;
       }
       items.push(item);
       bytes += need;
     });
-    if (items.length > 0) this.#waiting.push(this.#frame(scope, durable, ticket, items, bytes));
+    if (items.length > 0) this.#waiting.push(this.#frame(scope, options, ticket, items, bytes));
     if (envelopes.length === 0) settle([]);
   }
 
@@ -835,9 +840,8 @@ class Outbox {
       this.#sent.set(frame.id, frame);
       this.#sentBytes += frame.bytes;
       const head = `{"type":"publish","id":${frame.id},"scope":${JSON.stringify(frame.scope)}`;
-      const level = frame.durable ? ',"durable":true' : "";
       const bodies = frame.items.map((item) => item.body).join(",");
-      texts.push(`${head}${level},"envelopes":[${bodies}]}`);
+      texts.push(`${head}${frame.options},"envelopes":[${bodies}]}`);
     }
     return texts;
   }
@@ -874,7 +878,7 @@ class Outbox {
       }
     });
     if (again.length === 0) return null;
-    const retry = this.#frame(frame.scope, frame.durable, frame.ticket, again, frame.bytes);
+    const retry = this.#frame(frame.scope, frame.options, frame.ticket, again, frame.bytes);
     retry.attempts = frame.attempts + 1;
     this.#later.add(retry);
     return { frame: retry, delayMs };
@@ -902,8 +906,8 @@ class Outbox {
     }
   }
 
-  #frame(scope, durable, ticket, items, bytes) {
-    return { id: ++this.#lastId, scope, durable, ticket, items, bytes, attempts: 0 };
+  #frame(scope, options, ticket, items, bytes) {
+    return { id: ++this.#lastId, scope, options, ticket, items, bytes, attempts: 0 };
   }
 
   #settle(ticket, item, result) {
@@ -1103,10 +1107,10 @@ export class SyncClient {
    *
    * `eventId` is made where it is missing. What is unanswered when the connection is lost is sent
    * again, which is safe because of `eventId`; so are refusals for want of room, a bounded number
-   * of times. `durable: true` asks for an answer only when the entries are as safe as the server
-   * makes them.
+   * of times. `level: "replicated"` asks for an answer only when the bucket has the entries,
+   * whatever the scope's own level is; `durable: true` adds `durableSeq` to the results.
    */
-  publish(scope, envelopes, { durable = false } = {}) {
+  publish(scope, envelopes, { durable = false, level = "local" } = {}) {
     const list = Array.isArray(envelopes) ? envelopes : [envelopes];
     const named = list.map((envelope) => ({
       kind: "patch",
@@ -1119,7 +1123,8 @@ export class SyncClient {
         resolve(named.map(({ eventId }) => ({ eventId, ...refusal })));
         return;
       }
-      this.#outbox.put(scope, named, durable, resolve);
+      const more = level === "local" ? "" : `,"level":${JSON.stringify(level)}`;
+      this.#outbox.put(scope, named, (durable ? ',"durable":true' : "") + more, resolve);
       this.#wake();
       this.#flush();
     });

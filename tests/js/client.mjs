@@ -233,6 +233,26 @@ test("busy is repeated after the server's hint, and not for ever", async () => {
   assert.equal((await answer)[0].code, "busy");
 });
 
+test("a publish may ask for the bucket, and asks again while the bucket is in trouble", async () => {
+  const { client, sockets, timers } = start();
+  const answer = client.publish(S, { eventId: "a" }, { level: "replicated", durable: true });
+  sockets[0].open();
+  const [first] = sockets[0].take();
+  assert.deepEqual([first.level, first.durable], ["replicated", true]);
+  const stalled = { code: "try_later", message: "the bucket", retryAfterMs: 1000 };
+  sockets[0].deliver({ type: "published", id: first.id, scope: S, results: [stalled] });
+  await timers.advance(1000);
+  const [again] = sockets[0].take();
+  assert.deepEqual({ ...again, id: 0 }, { ...first, id: 0 });
+  const results = [{ seq: 1 }];
+  const durable = { epoch: "E1", durableSeq: 1 };
+  sockets[0].deliver({ type: "published", id: again.id, scope: S, results, ...durable });
+  assert.deepEqual(await answer, [{ eventId: "a", seq: 1, ...durable }]);
+  client.publish(S, { eventId: "b" });
+  const [plain] = sockets[0].take();
+  assert.deepEqual([plain.level, plain.durable], [undefined, undefined]);
+});
+
 test("many envelopes become frames within the limits; one too large is refused here", async () => {
   const { client, sockets } = start();
   const big = { entities: [{ key: "a:1", value: { t: "é".repeat(60_000) } }] };

@@ -237,6 +237,35 @@ def test_refusals_for_good_and_for_a_while() -> None:
     assert wire.open() == []
 
 
+def test_a_publish_may_ask_for_the_bucket_and_repeats_ask_again() -> None:
+    wire = Wire()
+    wire.open()
+    ticket, effects = wire.machine.publish(
+        S, [{"eventId": "a"}], wire.now, durable=True, level="replicated"
+    )
+    (sent,) = frames(effects)
+    assert (sent["level"], sent["durable"]) == ("replicated", True)
+    stalled = {"code": "try_later", "message": "the bucket", "retryAfterMs": 1000}
+    wire.get(type="published", id=sent["id"], scope=S, results=[stalled])
+    assert not ticket.done
+    wire.now += 1.0
+    (again,) = frames(wire.machine.tick(wire.now))
+    assert {**again, "id": 0} == {**sent, "id": 0}
+    wire.get(type="published", id=again["id"], scope=S, epoch="E", results=[{"seq": 1}])
+    assert ticket.done
+    _, plain = wire.publish("b")
+    assert "level" not in plain[0] and "durable" not in plain[0]
+
+
+@pytest.mark.parametrize("code", ["try_later", "fenced"])
+def test_trouble_of_the_bucket_is_repeated_without_a_hint_too(code: str) -> None:
+    wire = Wire()
+    wire.open()
+    ticket, (sent,) = wire.publish("a")
+    wire.get(type="published", id=sent["id"], scope=S, results=[{"code": code}])
+    assert not ticket.done
+
+
 def test_durable_positions_reach_those_who_asked() -> None:
     wire = Wire()
     wire.live(0)

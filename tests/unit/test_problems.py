@@ -21,7 +21,7 @@ DOC = (ROOT / "docs/errors.md").read_text()
 LOCAL = {
     "bad_config", "bad_key", "bad_pattern", "bad_token", "insecure", "unreachable", "below_floor",
     "bad_query", "corrupt", "not_declared", "object_busy", "object_exists", "object_missing",
-    "scope_error",
+    "scope_error", "verification_failed",
 }  # fmt: skip
 # Said in `error` and `scopeError` frames only.
 FRAMES = {"moved", "not_subscribed", "revoked", "snapshot_required", "too_many_subscriptions",

@@ -18,6 +18,15 @@ from infra import limits
 
 COLL = "entity"
 _decode = msgspec.json.Decoder().decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _Named(msgspec.Struct):
+    seq: int
+    scope: str
+
+
+_decode_named = msgspec.json.Decoder(_Named).decode
 
 
 class AsterqlDialect:
@@ -39,6 +48,15 @@ class AsterqlDialect:
     def renumber(self, body: str, seq: int) -> str:
         _, _, rest = body.partition(",")  # `{"seq":N` leads every stored envelope
         return f'{{"seq":{seq},{rest}'
+
+    def named(self, body: str) -> tuple[int, str]:
+        found = _decode_named(body)
+        return found.seq, found.scope
+
+    def rename(self, body: str, scope: str) -> str:
+        members = _decode_members(body)
+        members["scope"] = msgspec.Raw(msgspec.json.encode(scope))
+        return msgspec.json.encode(members).decode()
 
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
         envelope: Envelope = entry.data if entry.data is not None else decode_envelope(entry.body)

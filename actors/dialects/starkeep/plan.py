@@ -54,6 +54,7 @@ class StarkeepDialect:
     name = "starkeep"
     whole_entries = True
     needs_rows = True
+    contents = BLOBS
 
     @property
     def schema(self) -> Any:
