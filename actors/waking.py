@@ -137,6 +137,7 @@ class Waking:
         replicated = scope.ledger.header.level == REPLICATED or self.replication.settings.shared
         if replicated and replica.unproven:
             self._proving[scope] = asyncio.get_running_loop().create_future()
+            replica.hurry()  # somebody is about to wait for it, at whatever level it is written
 
     def proven(self, scope: Scope, error: HoldfastError | None = None) -> None:
         """It has, or never will."""

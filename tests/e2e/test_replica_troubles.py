@@ -10,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -23,7 +24,7 @@ import infra.requests
 from actors.host import Host
 from actors.host_settings import HostSettings
 from actors.replication import BucketSettings
-from actors.types import Address, ScopePolicy
+from actors.types import Address, Draft, Rejected
 from edge.cli.exits import Exit
 from infra import clock
 from infra.barrier import Barrier
@@ -37,6 +38,7 @@ from tests.support.hosts import (
     A,
     B,
     abandon,
+    ask,
     bodies,
     closed,
     codes,
@@ -50,7 +52,6 @@ from tests.support.hosts import (
 )
 from tests.support.ledgers import draft, envelope
 from tests.support.memory_store import MemoryStore
-from tests.support.process import ServerProcess
 from tests.support.publisher import ROOT, Server
 from tests.support.s3 import S3Server
 from tests.support.scripted_http import Reply, Scripted
@@ -326,9 +327,14 @@ def refused_start(tmp_path: Path, url: str) -> tuple[int, str]:
     """The exit code and message of a server that must not start."""
     place = ["--data-dir", str(tmp_path / "data"), "--bucket", url]
     ended = subprocess.run(
-        [*SERVE, *place], cwd=tmp_path, capture_output=True, text=True, timeout=ENDS_WITHIN_S,
+        [*SERVE, *place],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=ENDS_WITHIN_S,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert ended.stdout == ""
     error = json.loads(ended.stderr.strip().splitlines()[-1])["error"]
     return ended.returncode, f"{error['code']}: {error['message']}"
@@ -367,7 +373,7 @@ def failure(code: str, *, clock_off_s: int = 0) -> Reply:
         (failure("InvalidAccessKeyId"), ["AWS_ACCESS_KEY_ID"]),
         (failure("SignatureDoesNotMatch"), ["AWS_SECRET_ACCESS_KEY"]),
         (failure("AccessDenied"), ["AccessDenied"]),
-        (failure("RequestTimeTooSkewed", clock_off_s=3600), ["clock", "3600"]),
+        (failure("RequestTimeTooSkewed", clock_off_s=3600), ["clock", "1 h"]),
     ],
 )
 async def test_credentials_and_clocks(
@@ -388,14 +394,18 @@ class Refusing(MemoryStore):
 
     message = ""
 
-    def _check(self) -> None:
+    def put(
+        self,
+        key: str,
+        body: bytes | BinaryIO,
+        *,
+        if_absent: bool = False,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """See MemoryStore."""
         if self.message:
             raise StoreRefused(self.message)
-
-    def put(self, *args: object, **more: object) -> None:  # type: ignore[override]
-        """See MemoryStore."""
-        self._check()
-        super().put(*args, **more)  # type: ignore[arg-type]
+        super().put(key, body, if_absent=if_absent, timestamp_ms=timestamp_ms)
 
 
 async def test_refused_while_running(tmp_path: Path) -> None:
@@ -405,7 +415,8 @@ async def test_refused_while_running(tmp_path: Path) -> None:
         await put(host, A, "one")
         store.message = "credentials have expired: renew them"
         (outcome,) = await put(host, A, "two")
-        assert codes([outcome]) == ["try_later"] and "renew them" in outcome.message  # type: ignore[union-attr]
+        assert isinstance(outcome, Rejected) and outcome.code == "try_later"
+        assert "renew them" in outcome.message
         assert await bodies(host, A) == ["one"]
         store.message = ""
         assert await at_last(host, A, "two") == [2]
@@ -450,33 +461,34 @@ async def test_a_full_disk_keeps_the_bucket_and_the_scope_whole(tmp_path: Path) 
                 if outcomes == ["ok"]:
                     acked[f"e{number}"] = len(acked) + 1
             assert acked and refused == {"disk_full"}
-            assert await bodies(host, A) == list(acked)
+            first = await bodies(host, A)  # one page of them
+            assert first == list(acked)[: len(first)] != []
             found = restored(memory, A, tmp_path / "x.db")[1].causes
             assert found == acked
 
 
-async def _ask(host: Host, wanted: object) -> list[str]:
-    from tests.support.hosts import ask
-
+async def _ask(host: Host, wanted: Draft) -> list[str]:
     try:
-        return codes(await ask(host, A, [wanted]))  # type: ignore[list-item]
+        return codes(await ask(host, A, [wanted]))
     except HoldfastError as error:
         return [error.code]
 
 
 async def test_waking_onto_a_full_disk(tmp_path: Path) -> None:
     memory = await three_batches(tmp_path)
-    async with small_disk(tmp_path / "small") as place:
-        async with running(host_at(place / "data", memory, level="replicated")) as host:
-            ballast = fill(place)
-            for _ in range(2):
-                with pytest.raises(HoldfastError) as caught:
-                    await bodies(host, A)
-                assert caught.value.retryable and "full" in str(caught.value)
-            assert not list(host.directory.glob("*/*/*.db")), "nothing that could be taken for it"
-            ballast.unlink()
-            assert await bodies(host, A) == ["one", "two", "three"]
-            assert seqs(await put(host, A, "four")) == [4]
+    async with (
+        small_disk(tmp_path / "small") as place,
+        running(host_at(place / "data", memory, level="replicated")) as host,
+    ):
+        ballast = fill(place)
+        for _ in range(2):
+            with pytest.raises(HoldfastError) as caught:
+                await bodies(host, A)
+            assert caught.value.retryable and "full" in str(caught.value)
+        assert not list(host.directory.glob("*/*/*.db")), "nothing that could be taken for it"
+        ballast.unlink()
+        assert await bodies(host, A) == ["one", "two", "three"]
+        assert seqs(await put(host, A, "four")) == [4]
 
 
 async def test_a_bucket_directory_on_a_full_disk(tmp_path: Path) -> None:
@@ -488,7 +500,8 @@ async def test_a_bucket_directory_on_a_full_disk(tmp_path: Path) -> None:
             await put(host, A, "one")
             ballast = fill(place)
             (outcome,) = await put(host, A, "two")
-            assert codes([outcome]) == ["try_later"] and "space" in outcome.message  # type: ignore[union-attr]
+            assert isinstance(outcome, Rejected) and outcome.code == "try_later"
+            assert "space" in outcome.message
             assert await bodies(host, A) == ["one"]
             ballast.unlink()
             assert await at_last(host, A, "two") == [2]
