@@ -95,6 +95,7 @@ class Shipping:
         self.asked_since: int | None = None
         self.is_urgent = True
         self.is_lent = False
+        self.lent_by_claims = False
         self._noted = False
         self.reports: list[tuple[int, int]] = []
         self.stalls: list[HoldfastError] = []
@@ -186,6 +187,12 @@ class Shipping:
         async with asyncio.timeout(WAIT_S):
             await self.replica.drained()
 
+    async def idle(self) -> None:
+        """Let the replica do what it does without anybody's help."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await self.replica.landed()
+
     async def until(self, done: Callable[[], object]) -> None:
         """Wait for something that the replica says, or that can be seen."""
         async with asyncio.timeout(WAIT_S):
@@ -249,6 +256,7 @@ class Shipping:
         self.ledger.commit(Write(NOW, first_txid=txid))
         self._noted = True
         self._committed(0)
+        self.is_lent = self.is_lent or self.lent_by_claims
 
     def shipped(self, position: int, head: int) -> None:
         self.reports.append((position, head))

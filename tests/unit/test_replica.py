@@ -86,16 +86,33 @@ async def test_nothing_is_shipped_before_the_disk_has_it(
 async def test_nothing_is_read_while_a_thread_has_the_handle(
     bucket: Bucket, store: FaultyStore, ship: Shipping
 ) -> None:
-    await ship.ship()
-    ship.is_lent = True
-    ship.commit()
-    for _ in range(20):
+    for batch in (1, 2):
+        ship.is_lent = True
+        ship.commit()
         ship.replica.urge()
-        await asyncio.sleep(0)
-    assert (ship.reads, store.counts["put"], ship.replica.reading) == (1, 1, False)
-    ship.is_lent = False
-    await ship.drained()
+        await ship.idle()
+        assert (ship.reads, store.counts["put"]) == (batch - 1, batch - 1)
+        assert ship.asked_claims == [1][: batch - 1] and not ship.replica.reading
+        ship.is_lent = False
+        await ship.drained()
     assert bucket.names == [(0, 1), (0, 2)]
+
+
+async def test_nor_when_the_claim_has_led_to_that(
+    tmp_path: Path, bucket: Bucket, store: FaultyStore, ship: Shipping
+) -> None:
+    ship.commit()
+    await ship.crash()
+    bucket.service.nonce += 1
+    again = Shipping.open(bucket, tmp_path / "x.db", None)
+    again.lent_by_claims = True
+    await again.until(lambda: again.claims)
+    await again.idle()
+    assert (again.reads, store.counts["put"]) == (0, 0)
+    again.is_lent = again.lent_by_claims = False
+    await again.drained()
+    assert bucket.restored().header["head"] == 1
+    await again.close()
 
 
 async def test_a_checkpoint_between_batches_changes_nothing(bucket: Bucket, ship: Shipping) -> None:
@@ -115,10 +132,10 @@ async def test_a_local_scope_waits_for_company(
 ) -> None:
     ship.is_urgent = False
     ship.commit()
-    for _ in range(20):
-        ship.replica.synced()
-        await asyncio.sleep(0)
-    assert store.counts["put"] == 0 and ship.replica.pending and not ship.replica.clean
+    ship.replica.synced()
+    await ship.idle()
+    assert (ship.reads, store.counts["put"]) == (0, 0)
+    assert ship.replica.pending and not ship.replica.clean
     bucket.clock.now += 1_000
     ship.replica.urge()
     await ship.until(lambda: (1, 1) in ship.reports)
@@ -147,10 +164,9 @@ async def test_drained_ships_at_once_and_only_this_time(store: FaultyStore, ship
     await ship.ship(1, 1)
     assert store.counts["put"] == 2
     ship.commit()
-    for _ in range(20):
-        ship.replica.synced()
-        await asyncio.sleep(0)
-    assert store.counts["put"] == 2
+    ship.replica.synced()
+    await ship.idle()
+    assert (ship.reads, store.counts["put"]) == (2, 2)
 
 
 async def test_a_clean_replica_has_no_task_no_timer_and_makes_no_request(

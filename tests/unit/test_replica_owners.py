@@ -132,6 +132,22 @@ async def test_what_never_shipped_makes_the_next_batch_whole(
     await again.close()
 
 
+async def test_a_file_that_is_known_to_have_more_ships_whole(
+    tmp_path: Path, bucket: Bucket, store: FaultyStore, ship: Shipping
+) -> None:
+    await ship.ship(20, 1, pad=300)
+    await ship.close()
+    store.counts.clear()
+    files = from_listing(bucket.files)
+    again = Shipping.open(bucket, tmp_path / "x.db", files, whole=True)
+    assert again.replica.unproven and again.reports == []
+    await again.drained()
+    assert again.reports == [(0, 21)] and not again.replica.unproven
+    header, pages = bucket.read(3)
+    assert len(pages) == header.commit and store.counts["put"] == 1
+    await again.close()
+
+
 async def test_another_process_claims_the_batch_it_really_begins_with(
     tmp_path: Path, store: FaultyStore, bucket: Bucket, ship: Shipping
 ) -> None:
@@ -167,9 +183,14 @@ async def test_until_something_shipped_commits_say_more_than_a_late_request_coul
     await ship.crash()
     store.arm("put", Fault.NONE)
     store._armed.clear()
+    bucket.service.nonce = NONCE + 1
     again = Shipping.open(bucket, tmp_path / "x.db", None)
-    again.commit()
+    store.arm("put", Fault.STALL)
+    await asyncio.to_thread(store.wait_stalled)
+    assert again.claims == [2], "the first batch that the bucket lacks"
     assert again.ledger.header.txid == 3, "not 2, which the request of before may take"
+    again.commit()
+    store.release()
     await again.drained()
     store.land()
     assert sorted(bucket.restored().bodies) == [1, 2, 3] and again.fences == []

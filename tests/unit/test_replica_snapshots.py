@@ -76,6 +76,27 @@ async def test_a_database_that_shrank_gets_a_snapshot(bucket: Bucket, ship: Ship
     assert not ship.replica.reading
 
 
+@pytest.mark.usefixtures("few")
+async def test_one_that_shrank_during_a_snapshot_gets_another(
+    bucket: Bucket, store: FaultyStore, ship: Shipping
+) -> None:
+    await ship.ship(100, 1, 1, pad=2_000)
+    store.arm("put", Fault.NONE, Fault.STALL)
+    ship.commit()
+    await asyncio.to_thread(store.wait_stalled)
+    ship.ledger.commit(Write(NOW, floor=90))
+    ship.ledger._db.execute("VACUUM")
+    ship.ledger.commits += 1
+    ship.commit()
+    await ship.until(lambda: ship.reports[-1][1] == 104)
+    store.release()
+    await ship.drained()
+    assert [name for name in bucket.names if name[0]] == [(9, 4)] and not ship.replica.reading
+    await ship.ship()
+    assert [name for name in bucket.names if name[0]] == [(9, 4), (9, 6)]
+    assert sorted(bucket.restored().bodies) == list(range(91, 106))
+
+
 # -- snapshots -----------------------------------------------------------------------------
 
 
@@ -171,13 +192,14 @@ async def test_rest_does_not_wait_for_a_bucket_in_trouble(
     bucket: Bucket, store: FaultyStore, ship: Shipping
 ) -> None:
     await ship.ship(1, 1)
-    store.faults = Faults(before=1.0)
+    store.arm("put", Fault.STALL)
     ship.commit()
-    await ship.until(lambda: ship.replica.requests.trouble)
+    await asyncio.to_thread(store.wait_stalled)
     async with asyncio.timeout(20):
         await ship.replica.rest()
-    store.faults = Faults()
-    assert bucket.names == [(0, 1), (0, 2)]
+    assert bucket.names == [(0, 1), (0, 2)], "and takes nothing for shipped that is not"
+    store.release()
+    await ship.drained()
 
 
 @pytest.mark.usefixtures("few")
