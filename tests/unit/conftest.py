@@ -25,6 +25,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, impatient: None) -> FaultyStore:
+    (tmp_path / "bucket").mkdir()
     return FaultyStore(DirectoryStore(tmp_path / "bucket"))
 
 
