@@ -43,16 +43,20 @@ HISTORY_MS = 2_000
 FAULTS = (Fault.BEFORE, Fault.LOST_REPLY, Fault.LATE, Fault.STALL)
 
 
-# One host with each level, and three hosts that share the scope.
-MODES = {"local": (False, "local"), "replicated": (False, "replicated"), "shared": (True, "")}
+# (hosts, whether they share their scopes, level). `zombies`: each thinks the other dead.
+MODES = {
+    "local": (1, False, "local"),
+    "replicated": (1, False, "replicated"),
+    "shared": (3, True, "replicated"),
+    "zombies": (2, False, "replicated"),
+}
 
 
 async def simulate(folder: Path, seed: int, mode: str, *, plain: bool = False) -> None:
     """Play one seed in a folder of its own. Raises Lost, or whatever else is wrong."""
-    shared, level = MODES[mode]
     place = folder / f"{mode}{seed}"
     place.mkdir()
-    await Sim(place, seed, shared=shared, level=level, plain=plain).run()
+    await Sim(place, seed, mode, plain=plain).run()
     shutil.rmtree(place)
 
 
@@ -72,18 +76,14 @@ class Lost(AssertionError):
 
 
 class Sim:
-    """One seed. `shared`: three hosts, else one; `level` of the scope; `plain`: the control, with a
-    store that drops conditions.
-    """
+    """One seed. `plain`: the control, with a store that drops conditions."""
 
-    def __init__(
-        self, folder: Path, seed: int, *, shared: bool, level: str, plain: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, seed: int, mode: str, *, plain: bool = False) -> None:
         self.folder = folder
         self.draw = random.Random(seed)
         self.seed = seed
-        self.shared = shared
-        self.level = "replicated" if shared else level
+        self.mode = mode
+        self.count, self.shared, self.level = MODES[mode]
         self.memory = _Haunted(self)
         self.clock = Clock()
         self.asked: dict[str, None] = {}
@@ -102,7 +102,7 @@ class Sim:
             with _impatient():
                 await self._run()
         except BaseException as error:
-            error.add_note(f"seed {self.seed} shared={self.shared} level={self.level}")
+            error.add_note(f"seed {self.seed} of mode {self.mode}")
             error.add_note("; ".join(self.log))
             raise
         finally:
@@ -114,7 +114,7 @@ class Sim:
                     await abandon(host)
 
     async def _run(self) -> None:
-        for _ in range(3 if self.shared else 1):
+        for _ in range(self.count):
             self.hosts.append(await self._life(self.folder / f"disk{len(self.hosts)}"))
         steps = [
             (8, self._write), (2, self._write_twice), (3, self._fault), (2, self._release),
