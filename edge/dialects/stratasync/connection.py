@@ -9,6 +9,7 @@ error frame makes a client subscribe anew, so nothing else is ever told with one
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -51,7 +52,7 @@ class StrataConnection:
         self.name = name
         self.closed = False
         self.principal: Principal | None = None
-        self.context = SocketContext(conn := ids.new_id(), f"anonymous-{conn}")
+        self._context = SocketContext(conn := ids.new_id(), f"anonymous-{conn}")
         self.subscription: StrataSubscription | None = None
         self._address: Address | None = None
         self._user: User | None = None
@@ -60,6 +61,15 @@ class StrataConnection:
         self._inbox_bytes = 0
         self._working = False
         self._replay_wanted = False
+
+    @property
+    def context(self) -> SocketContext:
+        """Who is on the socket, with the groups that are the user's by now."""
+        held = self.subscription
+        if held is None or held.audience.groups.issuperset(self._context.groups):
+            return self._context
+        still = tuple(group for group in self._context.groups if group in held.audience.groups)
+        return dataclasses.replace(self._context, groups=still)
 
     # -- what the server asks of its connections ---------------------------------------------------
 
@@ -206,7 +216,7 @@ class StrataConnection:
 
     def _become(self, user: User, address: Address, groups: tuple[str, ...]) -> None:
         self._user, self._address = user, address
-        self.context = SocketContext(self.context.conn_id, user.user_id, groups)
+        self._context = SocketContext(self._context.conn_id, user.user_id, groups)
         self.principal = Principal(
             id=user.user_id, tenant=user.tenant, expires_at_ms=user.expires_at_ms
         )
