@@ -169,6 +169,11 @@ class SyncModel:
         return self.mutate.id_field if isinstance(self.mutate, Standard) else None
 
     @property
+    def id_name(self) -> str:
+        """The name that readers know the row's id by; composite rows have no column for it."""
+        return self.id_field or "id"
+
+    @property
     def actions(self) -> frozenset[str]:
         """The letters that may be written."""
         return frozenset(self.mutate.actions)
@@ -203,9 +208,8 @@ def _columns_of(model: SyncModel) -> dict[str, Field]:
         found.pop(model.mutate.id_field, None)
     if set(model.mutate.actions) & {"A", "V"}:
         more.append(ARCHIVED)
-    own = model.mutate.id_field if isinstance(model.mutate, Standard) else "id"
     for name in more:
-        if name != own and name not in found:
+        if name != model.id_name and name not in found:
             found[name] = Field("date" if name == ARCHIVED else "stringNull")
     return found
 
@@ -234,7 +238,7 @@ def _check(model: SyncModel) -> None:
 
 def _check_known(model: SyncModel) -> None:
     shown = model.bootstrap
-    known = {*model.columns, model.id_field or "id"}
+    known = {*model.columns, model.id_name}
     cursor = shown.cursor
     wanted = {
         "instant_fields": shown.instant_fields,
