@@ -18,6 +18,7 @@ import msgspec
 
 from actors.dialects.stratasync.models import MEMBERS
 from actors.dialects.stratasync.plan import effective_groups, stored_groups
+from actors.json_text import mended
 from actors.types import Address
 from edge.auth import Principal, resolve
 from edge.dialects.asterql.connection import Sink
@@ -41,6 +42,14 @@ HOOK_WAIT_S: Final = 30.0
 TOO_MANY: Final = 1008
 INTERNAL: Final = 1011
 _decode = msgspec.json.Decoder().decode
+
+
+def _decoded(data: bytes | bytearray | str) -> Any:
+    """Raises MsgspecError, UnicodeError, RecursionError."""
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        return _decode(mended(data if isinstance(data, str) else data.decode()))
 
 
 class StrataConnection:
@@ -111,7 +120,7 @@ class StrataConnection:
         if self.closed:
             return
         try:
-            frame = _decode(data)
+            frame = _decoded(data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return
         if not isinstance(frame, dict | list):

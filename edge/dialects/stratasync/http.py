@@ -17,6 +17,7 @@ from aiohttp import web
 from actors.dialects.stratasync.models import MEMBERS
 from actors.dialects.stratasync.plan import effective_groups, stored_groups
 from actors.dialects.stratasync.reads import Metadata, Viewer, asked_of, bootstrap, lookups
+from actors.json_text import mended
 from actors.scan import Spool
 from actors.types import Address, Entry, Resync
 from edge.dialects.stratasync import frames as f
@@ -162,12 +163,19 @@ async def _body(request: web.Request) -> tuple[Any, int]:
             "Body cannot be empty when content-type is set to 'application/json'",
         )  # fmt: skip
     try:
-        return msgspec.json.decode(b"".join(parts)), size
+        return _decoded(b"".join(parts)), size
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
         raise _Malformed(
             400, "FST_ERR_CTP_INVALID_JSON_BODY", "Bad Request",
             "Body is not valid JSON but content-type is set to 'application/json'",
         ) from error  # fmt: skip
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return msgspec.json.decode(mended(data.decode()))
 
 
 # -- reading -------------------------------------------------------------------------------------
