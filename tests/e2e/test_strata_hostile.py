@@ -177,10 +177,20 @@ async def test_cors_for_browsers_of_other_origins(tmp_path: Path) -> None:
         headers = {"Origin": "https://app.example"}
         url = ann.server.info.url + ann.base  # type: ignore[union-attr]
         async with ann.session.options(
-            url + "/mutate", headers={**headers, "Access-Control-Request-Method": "POST"}
+            url + "/mutate",
+            headers={
+                **headers,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,x-app-version",
+            },
         ) as answer:
             assert answer.status == 204
-            assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+            allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
+            assert {"authorization", "content-type", "x-app-version"} <= set(allowed)
+        async with ann.session.options(
+            url + "/mutate", headers={**headers, "Access-Control-Request-Headers": "a b; c"}
+        ) as answer:
+            assert "a b" not in answer.headers["Access-Control-Allow-Headers"]
         for path in ("/bootstrap", "/deltas", "/nope"):
             async with ann.session.get(
                 url + path, headers={**headers, "Authorization": "Bearer ann"}
