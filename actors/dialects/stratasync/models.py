@@ -30,6 +30,7 @@ _TAKEN = frozenset({
     "scope", "entries", "rows", "unfolded", "dedupe", "alarms", "owners", "bases", "peers", "blobs",
     "blob_refs", "sync_group_memberships",
 })  # fmt: skip
+_OWN = frozenset({"_id", "_group", "_rev", "_seq", "_body"})  # columns of every view (schema.py)
 
 FieldType = Literal["string", "stringNull", "number", "date", "dateNow", "dateOnly"]
 FIELD_TYPES: Final = frozenset({"string", "stringNull", "number", "date", "dateNow", "dateOnly"})
@@ -229,6 +230,8 @@ def _check(model: SyncModel) -> None:
     if len(model.columns) > COLUMNS_MAX:
         raise ConfigError(f"model {name}: {len(model.columns)} columns; at most {COLUMNS_MAX}")
     for column, kind in model.columns.items():
+        if column in _OWN:
+            raise ConfigError(f"model {name}: column {column!r} is the ledger's own in every view")
         if _NAME.fullmatch(column) is None:
             raise ConfigError(f"model {name}: column {column!r}: up to 100 of A-Z a-z 0-9 _")
         if kind.type not in FIELD_TYPES:
