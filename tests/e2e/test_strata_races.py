@@ -72,3 +72,18 @@ async def test_hooks_see_the_groups_that_are_the_users_by_now(tmp_path: Path) ->
         await ann.database.remove_member("ann", "team")
         await socket.action()
         assert held.context.groups == ("ws1", "ann")
+
+
+async def test_topics_of_one_user_are_not_the_next_ones(tmp_path: Path) -> None:
+    """A socket that subscribes as somebody else; the example's hook joins `room` for everybody."""
+    async with strata(tmp_path, groups={}) as ann:
+        socket = await ann.live(0)
+        (held,) = ann.server.strata.connections  # type: ignore[union-attr]
+        held.join("anns")
+        await socket.subscribe(0)
+        assert ann.database.broadcast("anns", {"type": "doc_note"}) == 1
+        assert await socket.frame() == {"type": "doc_note"}
+        socket.token = "bob"
+        await socket.subscribe(0)
+        assert ann.database.broadcast("anns", {"type": "doc_note"}) == 0
+        assert ann.database.broadcast("room", {"type": "doc_note"}) == 1

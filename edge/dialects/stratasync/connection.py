@@ -224,6 +224,9 @@ class StrataConnection:
             await self._begin(address, audience, groups, asked.after)
 
     def _become(self, user: User, address: Address, groups: tuple[str, ...]) -> None:
+        before = None if self._user is None else self._user.user_id
+        if (before, self._address) != (user.user_id, address):
+            self.service.topics.forget(self)  # joined by somebody else
         self._user, self._address = user, address
         self._context = SocketContext(self._context.conn_id, user.user_id, groups)
         self.principal = Principal(
