@@ -389,16 +389,15 @@ async def test_a_file_above_the_limit_is_refused_and_leaves_nothing(bench: Bench
 async def test_collecting_takes_what_nothing_refers_to_and_only_after_the_grace(
     bench: Bench,
 ) -> None:
+    bench.now.ms = clock.now_ms()  # as files have it: their times are the machine's
     item = record(1, key="kept")
     await bench.exchange(item)
     for key in ("kept", "unused", "overwritten"):
         await bench.write(key, key.encode())
     await bench.write("overwritten", b"again")
-    real = bench.spaces._now_ms()  # files carry the wall clock of the machine
-    bench.spaces._now_ms = lambda: max(real, clock.now_ms())
     report = await bench.spaces.collect(SPACE, dry_run=False)
     assert (report.keys, report.contents) == ([], [])
-    bench.spaces._now_ms = lambda: max(real, clock.now_ms()) + 2 * DAY_MS
+    bench.now.ms = clock.now_ms() + 2 * DAY_MS
     dry = await bench.spaces.collect(SPACE, dry_run=True)
     assert dry.keys == ["overwritten", "unused"]
     assert len(dry.contents) == 3
