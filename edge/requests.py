@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast.http")
 SERVER: web.AppKey[Server] = web.AppKey("server")
 _REQUEST_ID = re.compile(r"[!-~]{1,64}")
+_HEADER_LIST = re.compile(r"[A-Za-z0-9-]{1,64}( ?, ?[A-Za-z0-9-]{1,64}){0,49}")
+_HEADERS = (
+    "Authorization", "Content-Type", "If-None-Match", "If-Range", "Last-Event-ID", "Range",
+    "X-Request-Id",
+)  # fmt: skip
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -113,9 +118,11 @@ def cors(
         if request.method == "OPTIONS" and allowed:
             response: web.StreamResponse = web.Response(status=204)
             response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, PUT, DELETE"
-            response.headers["Access-Control-Allow-Headers"] = (
-                "Authorization, Content-Type, If-None-Match, If-Range, Last-Event-ID, Range,"
-                " X-Request-Id"
+            # What the page asks for as well: StrataSync's transport sends headers of the app's own.
+            asked = request.headers.get("Access-Control-Request-Headers", "")
+            names = [*_HEADERS, *(asked.split(",") if _HEADER_LIST.fullmatch(asked) else ())]
+            response.headers["Access-Control-Allow-Headers"] = ", ".join(
+                dict.fromkeys(name.strip().lower() for name in names)
             )
             response.headers["Access-Control-Max-Age"] = "86400"
         else:

@@ -112,10 +112,42 @@ async def test_one_poisons_nobody(tmp_path: Path) -> None:
         status, answer_body = await ann.post("/mutate", b" " * (17 << 20))
         found = json.loads(answer_body)
         assert (status, found["code"]) == (413, "FST_ERR_CTP_BODY_TOO_LARGE")
-        surrogate = tx("UPDATE", "Task", "t1", {"title": "x"})
-        raw = json.dumps({"batchId": "b", "transactions": [surrogate]}).replace('"x"', '"\\ud800"')
-        assert (await ann.post("/mutate", raw.encode()))[0] in (200, 400)
         assert len(await ann.rows("Task")) == 99, "and the database still answers"
+
+
+async def test_half_of_a_surrogate_pair_holds_nobody_up(tmp_path: Path) -> None:
+    """JavaScript writes it of a text cut within an emoji; a client would send a 400 for ever."""
+    async with strata(tmp_path) as ann:
+        socket = await ann.live(0)
+        await socket.send(r'{"type":"doc_view","text":"\ud83d"}')
+        cut = tx("INSERT", "Task", "t", {"workspaceId": "ws1", "title": "CUT"})
+        body = json.dumps({"batchId": "b", "transactions": [cut]})
+        status, answer = await ann.post("/mutate", body.replace("CUT", r"a\ud83d").encode())
+        assert status == 200 and json.loads(answer)["success"]
+        assert (await socket.action())["data"]["title"] == "a\ufffd"
+        assert ann.calls.messages == [("ann", {"type": "doc_view", "text": "\ufffd"})]
+        asked = rb'{"requests":[{"modelName":"Task","indexedKey":"id","keyValue":"\udc00"}]}'
+        assert await ann.post("/batch", asked) == (200, b"")
+
+
+async def test_what_is_nested_too_deep_is_refused_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with strata(tmp_path) as ann:
+        deep: dict[int, Any] = {}
+        for depth in (100, 101, 450, 900):
+            deep[depth] = "x"
+            for level in range(depth):
+                deep[depth] = [deep[depth]] if level % 2 else {"a": deep[depth]}
+        answer = await ann.mutate(*[
+            tx("INSERT", "Task", f"t{depth}", {"workspaceId": "ws1", "title": value})
+            for depth, value in deep.items()
+        ])  # fmt: skip
+        assert [result.get("error") for result in answer["results"]] == [
+            None, *["Invalid value for title: nested deeper than 100"] * 3,
+        ]  # fmt: skip
+        assert (await ann.rows("Task"))["t100"]["title"] == deep[100]
+        assert "Traceback" not in caplog.text
 
 
 async def test_a_megabyte_of_details_is_cut(tmp_path: Path) -> None:
@@ -145,10 +177,20 @@ async def test_cors_for_browsers_of_other_origins(tmp_path: Path) -> None:
         headers = {"Origin": "https://app.example"}
         url = ann.server.info.url + ann.base  # type: ignore[union-attr]
         async with ann.session.options(
-            url + "/mutate", headers={**headers, "Access-Control-Request-Method": "POST"}
+            url + "/mutate",
+            headers={
+                **headers,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,x-app-version",
+            },
         ) as answer:
             assert answer.status == 204
-            assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+            allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
+            assert {"authorization", "content-type", "x-app-version"} <= set(allowed)
+        async with ann.session.options(
+            url + "/mutate", headers={**headers, "Access-Control-Request-Headers": "a b; c"}
+        ) as answer:
+            assert "a b" not in answer.headers["Access-Control-Allow-Headers"]
         for path in ("/bootstrap", "/deltas", "/nope"):
             async with ann.session.get(
                 url + path, headers={**headers, "Authorization": "Bearer ann"}

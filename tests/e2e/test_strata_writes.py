@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.ledger import Ledger
-from holdfast import create_composite_sync_id
+from holdfast import Bootstrap, Change, Composite, SyncModel, create_composite_sync_id
 from infra.errors import StorageError
 from tests.support.strata import Strata, strata, tx
 
@@ -198,6 +198,30 @@ async def test_42_to_44_composite_models(tmp_path: Path) -> None:
             NOT_FOUND, NOT_FOUND, "Invalid mutation: no id for this TaskLabel",
             'Unsupported action "U" for this model', None,
         ]  # fmt: skip
+
+
+async def test_a_composite_row_is_found_and_deleted_by_its_id(tmp_path: Path) -> None:
+    """As `ensureModel` asks, and a client that no longer knows what the row was made of."""
+    changes: list[Change] = []
+    link = SyncModel(
+        "Link",
+        "workspaceId",
+        Bootstrap(fields=["a", "b", "workspaceId"], allowed_indexed_keys=["id"]),
+        Composite(
+            insert_fields={"a": "string", "b": "string", "workspaceId": "string"},
+            compute_id=lambda model, id, payload: f"{payload['a']}-{payload['b']}",
+            on_after_mutation=changes.append,
+        ),
+    )  # fmt: skip
+    async with strata(tmp_path, link) as ann:
+        row = {"a": "1", "b": "2", "workspaceId": "ws1"}
+        await ann.write("INSERT", "Link", "any", row)
+        asked = {"modelName": "Link", "indexedKey": "id", "keyValue": "1-2"}
+        assert await ann.batch(asked) == [{"__class": "Link", **row, "id": "1-2"}]
+        assert await ann.as_user("eve").batch(asked) == []
+        assert await errors_of(ann, tx("DELETE", "Link", "1-2")) == [None]
+        assert [(change.action, change.id) for change in changes] == [("I", "1-2"), ("D", "1-2")]
+        assert await ann.batch(asked) == []
 
 
 async def test_45_and_46_hooks(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def test_subscribe_frames(frame: dict[str, Any], after: int | None) -> None:
 
 @given(values)
 def test_plain_values_are_the_same_json(value: Any) -> None:
-    assert plain(value) == value
-    assert ".0" not in str(plain({"a": [1.0, {"b": 2.0}]}))
+    assert plain("x", value) == value
+    assert ".0" not in str(plain("x", {"a": [1.0, {"b": 2.0}]}))
 
 
 class Reader:

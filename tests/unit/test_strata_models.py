@@ -60,6 +60,7 @@ def test_composite_ids_are_the_clients(
         lambda: model("member"),
         lambda: model('Ta"sk'),
         lambda: model(insert_fields={"a'b": "string", "ws": "string"}),
+        lambda: model(insert_fields={"_body": "string", "ws": "string"}),
         lambda: model(insert_fields={"x": "text", "ws": "string"}),
         lambda: model(actions="IX"),
         lambda: model(group="nope"),

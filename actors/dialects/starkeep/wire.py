@@ -6,7 +6,6 @@ the few that matter here are looked at. What is wrong raises BadExchange and not
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -16,6 +15,7 @@ from msgspec import UNSET, Raw, UnsetType
 from actors.clocks import HLC, BadClock, check_hlc
 from actors.dialects.starkeep.naming import ID_CHARS
 from actors.dialects.starkeep.watermarks import Watermarks, check_watermarks
+from actors.json_text import mended
 from infra.errors import ProtocolError
 
 LIMIT_DEFAULT: Final = 1000
@@ -100,10 +100,6 @@ class _Response(msgspec.Struct, rename="camel"):
     has_more: bool = False
 
 
-# Every escape; group 1 is half of a pair, unless the whole pair matched before.
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
-)
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_any = msgspec.json.Decoder().decode
@@ -138,15 +134,6 @@ def decode_exchange(body: bytes | str) -> Exchange:
 def _request_in(text: str) -> tuple[_Request, list[Record]]:
     found = _decode_request(text)
     return found, [decode_record(bytes(raw)) for raw in found.records or ()]
-
-
-def mended(text: str) -> str:
-    """JSON text with U+FFFD for every half of a surrogate pair that stands alone.
-
-    JavaScript writes such halves, of a name cut within an emoji for one, and no decoder here takes
-    them: refused, the page they are on would never arrive, nor anything behind it.
-    """
-    return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
 
 
 def decode_answer(body: bytes) -> Answer:

@@ -14,6 +14,7 @@ from actors.types import Refusal
 
 DAY_MS: Final = 86_400_000
 INSTANT_MAX_MS: Final = 8_640_000_000_000_000  # what a JavaScript Date holds
+NESTING_MAX: Final = 100  # of lists and objects in a value; far below what readers can follow
 
 
 class BadValue(Refusal):
@@ -45,26 +46,31 @@ def day_of(name: str, value: Any) -> int | None:
     return int(value)
 
 
-def plain(value: Any) -> Any:
-    """The value with integral floats as integers: JSON on the other side knows no difference."""
+def plain(name: str, value: Any, depth: int = 0) -> Any:
+    """The value with integral floats as integers: JSON on the other side knows no difference.
+
+    Raises BadValue for what is nested deeper than NESTING_MAX.
+    """
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, str) or not isinstance(value, dict | list):
+        return value
+    if depth == NESTING_MAX:
+        raise BadValue(f"Invalid value for {name}: nested deeper than {NESTING_MAX}")
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [plain(inner) for inner in value]
-    return value
+        return {key: plain(name, inner, depth + 1) for key, inner in value.items()}
+    return [plain(name, inner, depth + 1) for inner in value]
 
 
 def insert_value(name: str, field: Field, value: Any, at: int) -> Any:
     """What an insert stores; `value` is None where the payload has none. Raises BadValue."""
     match field.type:
         case "string":
-            return field.default if value is None else plain(value)
+            return field.default if value is None else plain(name, value)
         case "stringNull":
-            return plain(value)
+            return plain(name, value)
         case "number":
-            return (field.default or 0) if value is None else plain(value)
+            return (field.default or 0) if value is None else plain(name, value)
         case "dateNow":
             return at if value is None else instant_of(name, value)
         case "date":
@@ -81,7 +87,7 @@ def update_value(name: str, field: Field | None, value: Any) -> Any:
         case "dateOnly":
             return day_of(name, value)
         case _:
-            return plain(value)
+            return plain(name, value)
 
 
 def insert_data(model: SyncModel, payload: Payload, at: int) -> Values:

@@ -30,6 +30,7 @@ _TAKEN = frozenset({
     "scope", "entries", "rows", "unfolded", "dedupe", "alarms", "owners", "bases", "peers", "blobs",
     "blob_refs", "sync_group_memberships",
 })  # fmt: skip
+_OWN = frozenset({"_id", "_group", "_rev", "_seq", "_body"})  # columns of every view (schema.py)
 
 FieldType = Literal["string", "stringNull", "number", "date", "dateNow", "dateOnly"]
 FIELD_TYPES: Final = frozenset({"string", "stringNull", "number", "date", "dateNow", "dateOnly"})
@@ -169,6 +170,11 @@ class SyncModel:
         return self.mutate.id_field if isinstance(self.mutate, Standard) else None
 
     @property
+    def id_name(self) -> str:
+        """The name that readers know the row's id by; composite rows have no column for it."""
+        return self.id_field or "id"
+
+    @property
     def actions(self) -> frozenset[str]:
         """The letters that may be written."""
         return frozenset(self.mutate.actions)
@@ -203,9 +209,8 @@ def _columns_of(model: SyncModel) -> dict[str, Field]:
         found.pop(model.mutate.id_field, None)
     if set(model.mutate.actions) & {"A", "V"}:
         more.append(ARCHIVED)
-    own = model.mutate.id_field if isinstance(model.mutate, Standard) else "id"
     for name in more:
-        if name != own and name not in found:
+        if name != model.id_name and name not in found:
             found[name] = Field("date" if name == ARCHIVED else "stringNull")
     return found
 
@@ -225,6 +230,8 @@ def _check(model: SyncModel) -> None:
     if len(model.columns) > COLUMNS_MAX:
         raise ConfigError(f"model {name}: {len(model.columns)} columns; at most {COLUMNS_MAX}")
     for column, kind in model.columns.items():
+        if column in _OWN:
+            raise ConfigError(f"model {name}: column {column!r} is the ledger's own in every view")
         if _NAME.fullmatch(column) is None:
             raise ConfigError(f"model {name}: column {column!r}: up to 100 of A-Z a-z 0-9 _")
         if kind.type not in FIELD_TYPES:
@@ -234,7 +241,7 @@ def _check(model: SyncModel) -> None:
 
 def _check_known(model: SyncModel) -> None:
     shown = model.bootstrap
-    known = {*model.columns, model.id_field or "id"}
+    known = {*model.columns, model.id_name}
     cursor = shown.cursor
     wanted = {
         "instant_fields": shown.instant_fields,

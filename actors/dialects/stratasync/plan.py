@@ -49,7 +49,7 @@ class Mutation(msgspec.Struct, kw_only=True):
 
     `groups` are those the application's resolver gives the user. `data` is what a before-hook made
     of it, `rev` the row's revision it was made for (0: there was no row); None without a hook.
-    `written` is set by the plan: the data as stored.
+    `written` is set by the plan: the data as stored. So is `stored_id`, the id of its row.
     """
 
     action: str
@@ -61,6 +61,7 @@ class Mutation(msgspec.Struct, kw_only=True):
     data: dict[str, Any] | None = None
     rev: int | None = None
     written: dict[str, Any] | None = None
+    stored_id: str = ""
 
 
 class Membership(msgspec.Struct, kw_only=True):
@@ -240,7 +241,7 @@ class StrataDialect:
                 raise refuse("the row has changed since the hook saw it", "stale")
             if mutation.data is not None:
                 data = mutation.data
-        mutation.written = data
+        mutation.written, mutation.stored_id = data, found.id
         target = _moved_to(found, mutation, data, rows)
         model, group = found.model, found.group
         if mutation.action == "I" and mutation.data is not None and group not in (None, found.id):

@@ -142,7 +142,7 @@ def _copy_by_key(
     reader: Reader, model: SyncModel, user: str, groups: Sequence[str], request: Lookup
 ) -> bool:
     assert request.key is not None
-    by_id = request.key == model.id_field
+    by_id = request.key == model.id_name
     asked = "_id = :value" if by_id else f"{key_text(request.key, '_body')} = :value"
     params = {**_params(user, groups), "value": request.value, "most": BATCH_ROWS_MAX + 1}
     where = f"{asked} AND ({scope_sql(model)})"
@@ -193,7 +193,7 @@ def line_sql(model: SyncModel) -> str:
     shown = model.bootstrap
     cursor = shown.cursor
     own = "json_quote(_id)"
-    if isinstance(cursor, SimpleCursor) and cursor.field not in ("id", model.id_field):
+    if isinstance(cursor, SimpleCursor) and cursor.field not in ("id", model.id_name):
         own = f"coalesce(_body->'$.{cursor.field}', 'null')"
     parts = []
     for name in shown.fields:
@@ -216,12 +216,12 @@ def order_sql(model: SyncModel) -> str:
     """The columns of the model's cursor."""
     cursor = model.bootstrap.cursor
     names = [cursor.field] if isinstance(cursor, SimpleCursor) else list(cursor.fields)
-    return ", ".join("_id" if name == model.id_field else f'"{name}"' for name in names) + ", _id"
+    return ", ".join("_id" if name == model.id_name else f'"{name}"' for name in names) + ", _id"
 
 
 def _in_id_order(model: SyncModel) -> bool:
     cursor = model.bootstrap.cursor
-    return isinstance(cursor, SimpleCursor) and cursor.field in ("id", model.id_field)
+    return isinstance(cursor, SimpleCursor) and cursor.field in ("id", model.id_name)
 
 
 def _ordered_sql(model: SyncModel, where: str) -> str:

@@ -66,7 +66,7 @@ def indexes(model: SyncModel) -> dict[str, str]:
             f" WHERE coll='{model.name}' AND deleted=0"
         )
         for key in model.bootstrap.allowed_indexed_keys
-        if key != model.id_field
+        if key != model.id_name
     }
 
 

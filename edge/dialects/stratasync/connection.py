@@ -9,6 +9,7 @@ error frame makes a client subscribe anew, so nothing else is ever told with one
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ import msgspec
 
 from actors.dialects.stratasync.models import MEMBERS
 from actors.dialects.stratasync.plan import effective_groups, stored_groups
+from actors.json_text import mended
 from actors.types import Address
 from edge.auth import Principal, resolve
 from edge.dialects.asterql.connection import Sink
@@ -42,6 +44,14 @@ INTERNAL: Final = 1011
 _decode = msgspec.json.Decoder().decode
 
 
+def _decoded(data: bytes | bytearray | str) -> Any:
+    """Raises MsgspecError, UnicodeError, RecursionError."""
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        return _decode(mended(data if isinstance(data, str) else data.decode()))
+
+
 class StrataConnection:
     """Fits edge.websocket.Session and what edge.server expects of its connections."""
 
@@ -51,7 +61,7 @@ class StrataConnection:
         self.name = name
         self.closed = False
         self.principal: Principal | None = None
-        self.context = SocketContext(conn := ids.new_id(), f"anonymous-{conn}")
+        self._context = SocketContext(conn := ids.new_id(), f"anonymous-{conn}")
         self.subscription: StrataSubscription | None = None
         self._address: Address | None = None
         self._user: User | None = None
@@ -60,6 +70,15 @@ class StrataConnection:
         self._inbox_bytes = 0
         self._working = False
         self._replay_wanted = False
+
+    @property
+    def context(self) -> SocketContext:
+        """Who is on the socket, with the groups that are the user's by now."""
+        held = self.subscription
+        if held is None or held.audience.groups.issuperset(self._context.groups):
+            return self._context
+        still = tuple(group for group in self._context.groups if group in held.audience.groups)
+        return dataclasses.replace(self._context, groups=still)
 
     # -- what the server asks of its connections ---------------------------------------------------
 
@@ -101,7 +120,7 @@ class StrataConnection:
         if self.closed:
             return
         try:
-            frame = _decode(data)
+            frame = _decoded(data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return
         if not isinstance(frame, dict | list):
@@ -205,8 +224,11 @@ class StrataConnection:
             await self._begin(address, audience, groups, asked.after)
 
     def _become(self, user: User, address: Address, groups: tuple[str, ...]) -> None:
+        before = None if self._user is None else self._user.user_id
+        if (before, self._address) != (user.user_id, address):
+            self.service.topics.forget(self)  # joined by somebody else
         self._user, self._address = user, address
-        self.context = SocketContext(self.context.conn_id, user.user_id, groups)
+        self._context = SocketContext(self._context.conn_id, user.user_id, groups)
         self.principal = Principal(
             id=user.user_id, tenant=user.tenant, expires_at_ms=user.expires_at_ms
         )

@@ -17,11 +17,13 @@ from aiohttp import web
 from actors.dialects.stratasync.models import MEMBERS
 from actors.dialects.stratasync.plan import effective_groups, stored_groups
 from actors.dialects.stratasync.reads import Metadata, Viewer, asked_of, bootstrap, lookups
+from actors.json_text import mended
 from actors.scan import Spool
 from actors.types import Address, Entry, Resync
 from edge.dialects.stratasync import frames as f
 from edge.dialects.stratasync.auth import GroupsFailed, User, bearer_of
 from edge.dialects.stratasync.connection import StrataConnection
+from edge.dialects.stratasync.feed import Audience
 from edge.dialects.stratasync.requests import (
     Invalid,
     bootstrap_ask,
@@ -161,12 +163,19 @@ async def _body(request: web.Request) -> tuple[Any, int]:
             "Body cannot be empty when content-type is set to 'application/json'",
         )  # fmt: skip
     try:
-        return msgspec.json.decode(b"".join(parts)), size
+        return _decoded(b"".join(parts)), size
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
         raise _Malformed(
             400, "FST_ERR_CTP_INVALID_JSON_BODY", "Bad Request",
             "Body is not valid JSON but content-type is set to 'application/json'",
         ) from error  # fmt: skip
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return msgspec.json.decode(mended(data.decode()))
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -248,13 +257,19 @@ async def _chunk(service: StrataService, spool: Spool) -> bytes:
 
 async def _deltas(request: web.Request, service: StrataService, name: str) -> web.StreamResponse:
     ask = deltas_ask(_query(request))
-    address, viewer = await _viewer(request, service, name, ask.groups)
+    user = await _user(request, service, name)
+    address = service.address(user, name)
     bounds = await service.port.bounds(address)
     if 0 < ask.after < bounds.floor:
         return _stale()
-    (row,) = await service.port.get(address, [(MEMBERS, viewer.user)])
-    authorized = effective_groups(viewer.resolved, stored_groups(row), viewer.user)
-    groups = msgspec.json.encode(asked_of(viewer, authorized)).decode()
+    # The row before the resolver, and both before the pages: where a membership ends meanwhile, it
+    # is heeded at its place in the log.
+    (row,) = await service.port.get(address, [(MEMBERS, user.user_id)])
+    resolved = await service.declared.auth.groups(user.user_id, name)
+    authorized = effective_groups(resolved, stored_groups(row), user.user_id)
+    asked = asked_of(Viewer(user.user_id, resolved, ask.groups), authorized)
+    audience = Audience(user.user_id, asked, 0 if row is None else row.seq)
+    groups = msgspec.json.encode(sorted({*audience.groups, user.user_id})).decode()
     found: list[Entry] = []
     cursor, size = max(ask.after, bounds.floor), 0
     while len(found) <= ask.limit and size < PAGE_BYTES_MAX and cursor < bounds.head:
@@ -266,7 +281,7 @@ async def _deltas(request: web.Request, service: StrataService, name: str) -> we
             if page.reason == "ahead_of_head":
                 break
             return _stale()
-        found += page.entries
+        found += audience.pick(page.entries)
         size += sum(entry.size for entry in page.entries)
         cursor = page.last
     shown = found[: ask.limit]

@@ -99,8 +99,10 @@ class StrataSubscription:
 
     async def _page(self) -> None:
         connection = self.connection
-        # Waiting for somebody to read may have outlived the groups: they are the audience's.
-        groups = msgspec.json.encode(sorted(self.audience.groups)).decode()
+        # Waiting for somebody to read may have outlived the groups: they are the audience's. With
+        # the user's own, asked for or not: changes of memberships are told there.
+        audience = self.audience
+        groups = msgspec.json.encode(sorted({*audience.groups, audience.user})).decode()
         page = await connection.service.port.visible(
             self.feed.address, self.cursor, groups, entries_max=PAGE_ENTRIES,
             bytes_max=limits.PAGE_BYTES_MAX,
@@ -114,7 +116,7 @@ class StrataSubscription:
             else:
                 self.stale()
             return
-        frames = frames_of(shown := self.audience.pick(page.entries))
+        frames = frames_of(shown := audience.pick(page.entries))
         if frames is not None:
             connection.sink.send_shared(frames)
             self.last_sent = shown[-1].seq

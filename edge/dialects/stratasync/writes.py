@@ -174,9 +174,8 @@ class Writer:
         if hook is None or model is None or work.result.sync_id is None:
             return
         asked, written = work.asked, work.mutation
-        id = model.canonical_id(asked.id, asked.payload, deleting=asked.action == "D")
         change = Change(
-            asked.model, id, asked.action, asked.payload, written.written or {},
+            asked.model, written.stored_id, asked.action, asked.payload, written.written or {},
             str(work.result.sync_id),
         )  # fmt: skip
         try:
