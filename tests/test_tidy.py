@@ -71,6 +71,7 @@ SHELL: set[str] = {
     "edge/cli/version.py",
     "edge/client/client.py",
     "edge/client/follow.py",
+    "edge/client/para/replica.py",
     "edge/client/starkeep/blocking.py",
     "edge/client/starkeep/engine.py",
     "edge/client/starkeep/files.py",

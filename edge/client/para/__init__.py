@@ -1,0 +1,34 @@
+"""para-sync: replicas of server-owned objects, and the transports they listen to."""
+
+from actors.dialects.para.envelope import SyncEnvelope
+from edge.client.para.cell import Cell, Signal
+from edge.client.para.reconciler import ReplicaMeta, ReplicaStats
+from edge.client.para.replica import ClientReplica, create_client_replica
+from edge.client.para.schema import PASSTHROUGH, Err, Ok, SyncSchema, msgspec_schema
+from edge.client.para.transport import (
+    FollowedTransport,
+    Follower,
+    InProcessTransport,
+    LossyTransport,
+    SyncTransport,
+)
+
+__all__ = [
+    "PASSTHROUGH",
+    "Cell",
+    "ClientReplica",
+    "Err",
+    "FollowedTransport",
+    "Follower",
+    "InProcessTransport",
+    "LossyTransport",
+    "Ok",
+    "ReplicaMeta",
+    "ReplicaStats",
+    "Signal",
+    "SyncEnvelope",
+    "SyncSchema",
+    "SyncTransport",
+    "create_client_replica",
+    "msgspec_schema",
+]
