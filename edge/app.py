@@ -11,6 +11,7 @@ from aiohttp import web
 
 from edge import admin, transfer
 from edge.dialects.asterql import http as asterql
+from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
 from edge.metrics import render
 from edge.openapi import document
@@ -54,6 +55,8 @@ def build_app(server: Server) -> web.Application:
     admin.add_routes(app)
     if server.strata is not None:
         stratasync.add_routes(app, server.strata)
+    if server.para is not None:
+        para.add_routes(app, server.para)
     return app
 
 
@@ -81,7 +84,8 @@ async def _version(request: web.Request) -> web.Response:
             "python": platform.python_version(),
             "sqlite": SQLITE_VERSION,
             "dialects": ["asterql", "starkeep"]
-            + (["stratasync"] if server_of(request).strata is not None else []),
+            + (["stratasync"] if server_of(request).strata is not None else [])
+            + (["para-sync"] if server_of(request).para is not None else []),
         }
     )
 

@@ -39,6 +39,16 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "edge/dialects/para/sources.py",
+    "edge/dialects/para/service.py",
+    "edge/dialects/para/publishing.py",
+    "edge/dialects/para/presence_desk.py",
+    "edge/dialects/para/locks.py",
+    "edge/dialects/para/intents.py",
+    "edge/dialects/para/http.py",
+    "edge/dialects/para/connection.py",
+    "edge/dialects/para/coalesce.py",
+    "edge/dialects/para/access.py",
     "actors/alarms.py",
     "actors/history.py",
     "actors/host.py",

@@ -46,6 +46,9 @@ class FakeRuntime:
     def strata(self, name: str, tenant: str) -> Any:
         self.calls.append(("strata", tenant, name))
 
+    def para(self, name: str, tenant: str) -> Any:
+        self.calls.append(("para", tenant, name))
+
 
 async def test_calls_reach_the_runtime() -> None:
     app, runtime = Application(), FakeRuntime()

@@ -28,10 +28,11 @@ _encode = msgspec.json.encode
 class Op(msgspec.Struct, frozen=True):
     """Which intent of a client a change comes from; `v` is the client's version of it for the key.
 
-    `user` is as the server knows it: no client can answer for another's intents.
+    `user` is as the server knows it, None for its own code: no client can answer for another's
+    intents.
     """
 
-    user: str
+    user: str | None
     client: str
     op: str
     v: int | None = None
@@ -39,7 +40,8 @@ class Op(msgspec.Struct, frozen=True):
     @property
     def origin(self) -> str:
         """Who wrote, in one word."""
-        return f"{escape(self.user)}/{escape(self.client)}"
+        user = "~" if self.user is None else escape(self.user)  # no user's is a lone tilde
+        return f"{user}/{escape(self.client)}"
 
     @property
     def cause(self) -> str:
@@ -73,6 +75,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
     """What a draft and its repeats are answered with: the rev of each key, or why not."""
 
     revs: dict[str, int] = {}
+    changed: list[str] = []
     code: str | None = None
     message: str = ""
 
@@ -164,6 +167,7 @@ class ParaDialect:
             if _changes(row, change):
                 held += 1
                 entries.append(_entry(asked.op, change, held, seq + len(entries), at))
+                answer.changed.append(change.key)
             answer.revs[change.key] = held
         if entries and asked.op is not None:
             entries[0].cause = draft.cause

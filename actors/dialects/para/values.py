@@ -33,7 +33,7 @@ class TooLarge(ProtocolError):
 
 def json_text(value: Any) -> str:
     """The value as JSON text. Raises BadValue or TooLarge."""
-    _check(value, limits.NESTING_MAX)
+    check_json(value)
     try:
         text = msgspec.json.encode(value)
     except (UnicodeError, OverflowError, TypeError, msgspec.MsgspecError) as error:
@@ -41,6 +41,11 @@ def json_text(value: Any) -> str:
     if len(text) > VALUE_BYTES_MAX:
         raise TooLarge(f"the value has {len(text)} bytes; at most {VALUE_BYTES_MAX}")
     return text.decode()
+
+
+def check_json(value: Any) -> None:
+    """Raises BadValue for what JSON has no word for, or that is nested too deep."""
+    _check(value, limits.NESTING_MAX)
 
 
 def _check(value: Any, depth: int) -> None:
