@@ -24,7 +24,8 @@ def embed(
 
     The ledgers open and close with the site (`config.data_dir`). AsterQL is mounted where the
     application authenticates, para-sync where it declares objects besides, StrataSync where it
-    declares models. CORS and everything in front of the routes are the site's own. Raises ConfigError where neither is declared.
+    declares models. CORS and everything in front of the routes are the site's own. Raises
+    ConfigError where neither is declared.
     """
     config = config or Config()
     if application.authenticator is None and application.declared_strata is None:
