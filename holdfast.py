@@ -57,6 +57,7 @@ from edge.client import (
     SyncClient,
     SyncError,
     follow_scope,
+    para,
     starkeep,
 )
 from edge.config import (
@@ -85,6 +86,29 @@ from edge.dialects.asterql.views import (
     ViewContext,
     ViewResult,
     view_id,
+)
+from edge.dialects.para.access import (
+    Allowed,
+)
+from edge.dialects.para.authority import (
+    DELETE,
+    CrossScope,
+    PutResult,
+    SyncedAuthority,
+)
+from edge.dialects.para.kinds import (
+    Intent,
+    IntentRejected,
+    ParseGateError,
+    SchemaSkew,
+    SyncedKind,
+)
+from edge.dialects.para.query_authority import (
+    QueryAuthority,
+    create_query_authority,
+)
+from edge.dialects.para.seeding import (
+    seed_script,
 )
 from edge.dialects.stratasync.auth import (
     StrataAuth,
@@ -124,12 +148,14 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "DELETE",
     "MODEL_ID",
     "Action",
     "Actor",
     "ActorSyncLedger",
     "Alarm",
     "Allow",
+    "Allowed",
     "Application",
     "AuthError",
     "BelowFloor",
@@ -140,6 +166,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Credentials",
+    "CrossScope",
     "Cursor",
     "Decision",
     "Deny",
@@ -151,12 +178,18 @@ __all__ = [
     "HubConnection",
     "InMemorySyncLedger",
     "InProcessBus",
+    "Intent",
+    "IntentRejected",
+    "ParseGateError",
     "PatchError",
     "Principal",
     "PublishError",
     "PublishLimits",
     "PublishResult",
     "Published",
+    "PutResult",
+    "QueryAuthority",
+    "SchemaSkew",
     "ScopeCursors",
     "ScopeView",
     "SimpleCursor",
@@ -176,6 +209,8 @@ __all__ = [
     "SyncHub",
     "SyncModel",
     "SyncScopeLedger",
+    "SyncedAuthority",
+    "SyncedKind",
     "User",
     "View",
     "ViewContext",
@@ -185,12 +220,15 @@ __all__ = [
     "auth",
     "create_composite_sync_id",
     "create_entity_key",
+    "create_query_authority",
     "create_scope_key",
     "embed",
     "follow_scope",
     "hash_record_version",
+    "para",
     "parse_entity_key",
     "parse_scope_key",
+    "seed_script",
     "snapshot_hash",
     "starkeep",
     "sync_application",

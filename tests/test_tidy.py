@@ -22,6 +22,7 @@ FUNCTION_LINES_MAX = 70
 
 # Synchronous, may import sqlite3; never await.
 STORE: set[str] = {
+    "edge/client/para/intent_store.py",
     "actors/dialects/stratasync/trial.py",
     "actors/check.py",
     "actors/identity.py",
@@ -39,6 +40,7 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "edge/client/para/feed_client.py",
     "edge/dialects/para/sources.py",
     "edge/dialects/para/service.py",
     "edge/dialects/para/publishing.py",

@@ -248,7 +248,7 @@ async def test_43_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_44_visibility(tmp_path: Path) -> None:
     value = {"title": "t", "likes": 3, "secret": "s", "odd": "o"}
-    shown = {
+    shown: dict[str, dict[str, Any]] = {
         "ada": {"title": "t", "likes": 3, "tags": [], "secret": "s"},
         "bob": {"title": "t", "likes": 3, "tags": []},
         "eve": {"title": "t", "tags": []},  # a resolver raises

@@ -93,7 +93,7 @@ def make_app(calls: Calls | None = None, **feed: Any) -> Application:
         visible={"secret": "owner", "odd": "nobody knows this tag", "likes": "broken"},
         visibility={
             "owner": lambda user, key, value: user.id == "ada",
-            "broken": lambda user, key, value: 1 / 0 if user.id == "eve" else True,
+            "broken": lambda user, key, value: user.id != "eve" or bool(1 / 0),
         },
         upcast={1: lambda old: {"title": old["name"]}},
     )  # fmt: skip
@@ -166,6 +166,13 @@ class Feed:
             return found
         code = message.data if message.type is WSMsgType.CLOSE else self.socket.close_code
         return {"type": "closed", "closed": code}
+
+    async def until_closed(self) -> int:
+        """The close code."""
+        while (frame := await self.frame())["type"] != "closed":
+            pass
+        code: int = frame["closed"]
+        return code
 
     async def frames(self, count: int) -> list[Json]:
         return [await self.frame() for _ in range(count)]

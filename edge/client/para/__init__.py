@@ -2,9 +2,13 @@
 
 from actors.dialects.para.envelope import SyncEnvelope
 from edge.client.para.cell import Cell, Signal
+from edge.client.para.feed_client import ObjectFeedClient, Ticket
+from edge.client.para.intent_store import IntentStore, MemoryIntentStore, SqliteIntentStore
+from edge.client.para.peers import PresenceChannel
 from edge.client.para.reconciler import ReplicaMeta, ReplicaStats
 from edge.client.para.replica import ClientReplica, create_client_replica
 from edge.client.para.schema import PASSTHROUGH, Err, Ok, SyncSchema, msgspec_schema
+from edge.client.para.synced import SyncedObject, synced
 from edge.client.para.transport import (
     FollowedTransport,
     Follower,
@@ -21,14 +25,22 @@ __all__ = [
     "FollowedTransport",
     "Follower",
     "InProcessTransport",
+    "IntentStore",
     "LossyTransport",
+    "MemoryIntentStore",
+    "ObjectFeedClient",
     "Ok",
+    "PresenceChannel",
     "ReplicaMeta",
     "ReplicaStats",
     "Signal",
+    "SqliteIntentStore",
     "SyncEnvelope",
     "SyncSchema",
     "SyncTransport",
+    "SyncedObject",
+    "Ticket",
     "create_client_replica",
     "msgspec_schema",
+    "synced",
 ]
