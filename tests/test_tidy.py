@@ -40,6 +40,8 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "edge/dialects/para/query_authority.py",
+    "edge/client/para/feed_socket.py",
     "edge/client/para/feed_client.py",
     "edge/dialects/para/sources.py",
     "edge/dialects/para/service.py",

@@ -138,10 +138,12 @@ def test_visibility_reaches_into_objects_and_lists() -> None:
 
 
 def test_declarations_that_cannot_work() -> None:
-    for bad in ({"version": "1"}, {"authority": {"x": "mine"}}):
+    kinds: list[dict[str, Any]] = [{"version": "1"}, {"authority": {"x": "mine"}}]
+    for bad in kinds:
         with pytest.raises(ConfigError):
-            SyncedKind("post", PASSTHROUGH, **bad)  # type: ignore[arg-type]
-    for given in ({}, {"every": 1.0, "once": True}, {"every": 0.0}):
+            SyncedKind("post", PASSTHROUGH, **bad)
+    sources: list[dict[str, Any]] = [{}, {"every": 1.0, "once": True}, {"every": 0.0}]
+    for given in sources:
         with pytest.raises(ConfigError):
             Source("k", lambda: 1, **given)
     for name in ("", "a\n", "x" * 200, "/a", "a/"):
