@@ -39,9 +39,6 @@ log = logging.getLogger("holdfast.para")
 PING_S: Final = 15.0  # well below the 45 s after which presence ends
 FETCH_WAIT_S: Final = 30.0
 RETRY_S_MAX: Final = 30.0
-RETRYABLE: Final = frozenset(
-    {"busy", "closed", "fenced", "rate_limited", "storage", "try_later", "unavailable"}
-)
 OnMembers = Callable[[list[str], dict[str, SyncEnvelope]], None]
 """(keys in order, envelopes of those that are new)"""
 
@@ -270,9 +267,9 @@ class ObjectFeedClient:
             return
         confirmed = frame["type"] == "confirm"
         code = frame.get("code", "internal")
-        if not confirmed and (code in RETRYABLE or "retryAfterMs" in frame):
+        if not confirmed and "retryAfterMs" in frame:  # by this alone: codes may be the app's own
             op.sent = False
-            wait_s = min(RETRY_S_MAX, frame.get("retryAfterMs", 1000) / 1000)
+            wait_s = min(RETRY_S_MAX, frame["retryAfterMs"] / 1000)
             op.not_before = clock.monotonic() + wait_s
             self._send_ops()
             return
