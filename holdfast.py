@@ -136,6 +136,8 @@ from infra.errors import (
 
 if TYPE_CHECKING:
     from edge.dialects.starkeep.embedding import HttpSyncHandler, sync_application
+    from infra.bus.nats import nats_connection
+    from infra.bus.redis import RedisBus
 
 
 def __getattr__(name: str) -> Any:
@@ -144,6 +146,14 @@ def __getattr__(name: str) -> Any:
         from edge.dialects.starkeep import embedding
 
         return getattr(embedding, name)
+    if name == "nats_connection":  # which needs the extra `nats`
+        from infra.bus.nats import nats_connection
+
+        return nats_connection
+    if name == "RedisBus":  # and this one the extra `redis`
+        from infra.bus.redis import RedisBus
+
+        return RedisBus
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
 
 
@@ -190,6 +200,7 @@ __all__ = [
     "PutResult",
     "QueryAuthority",
     "SchemaSkew",
+    "RedisBus",
     "ScopeCursors",
     "ScopeView",
     "SimpleCursor",
@@ -225,6 +236,7 @@ __all__ = [
     "embed",
     "follow_scope",
     "hash_record_version",
+    "nats_connection",
     "para",
     "parse_entity_key",
     "parse_scope_key",

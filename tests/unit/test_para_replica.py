@@ -92,7 +92,7 @@ def test_refetches_that_always_call_for_another_end() -> None:
 
 async def test_a_refetch_that_never_answers_gives_up() -> None:
     transport = InProcessTransport()
-    held = replica(transport, seed=env("a", 1), refetch=asyncio.Event().wait, refetch_wait_s=0.001)  # type: ignore[arg-type]
+    held = replica(transport, seed=env("a", 1), refetch=asyncio.Event().wait, refetch_wait_s=0.001)
     transport.publish("k", env("c", 3))
     await held.when_idle()
     assert held.meta().status == "stale"

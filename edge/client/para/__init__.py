@@ -1,7 +1,10 @@
 """para-sync: replicas of server-owned objects, and the transports they listen to."""
 
 from actors.dialects.para.envelope import SyncEnvelope
+from edge.client.effects import SyncError
+from edge.client.para.bus_transport import BusTransport, NatsTransport, RedisTransport
 from edge.client.para.cell import Cell, Signal
+from edge.client.para.codecs import Codec, IdentityCodec, JsonCodec, MsgpackCodec
 from edge.client.para.feed_client import ObjectFeedClient, Ticket
 from edge.client.para.intent_store import IntentStore, MemoryIntentStore, SqliteIntentStore
 from edge.client.para.peers import PresenceChannel
@@ -19,23 +22,31 @@ from edge.client.para.transport import (
 
 __all__ = [
     "PASSTHROUGH",
+    "BusTransport",
     "Cell",
     "ClientReplica",
+    "Codec",
     "Err",
     "FollowedTransport",
     "Follower",
+    "IdentityCodec",
     "InProcessTransport",
     "IntentStore",
+    "JsonCodec",
     "LossyTransport",
     "MemoryIntentStore",
+    "MsgpackCodec",
+    "NatsTransport",
     "ObjectFeedClient",
     "Ok",
     "PresenceChannel",
+    "RedisTransport",
     "ReplicaMeta",
     "ReplicaStats",
     "Signal",
     "SqliteIntentStore",
     "SyncEnvelope",
+    "SyncError",
     "SyncSchema",
     "SyncTransport",
     "SyncedObject",

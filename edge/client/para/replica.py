@@ -254,7 +254,7 @@ def create_client_replica(
     else:
         replica._offs.append(transport.subscribe(key, replica.receive))
         if isinstance(transport, LossyTransport):
-            replica._offs.append(transport.on_reconnect(replica.catch_up))
+            replica._offs.append(transport.on_loss(key, replica.catch_up))
     if seed is not None:
         replica.ingest(seed, "hydration")
     return replica

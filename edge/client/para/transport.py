@@ -53,10 +53,10 @@ class FollowedTransport(Protocol):
 
 @runtime_checkable
 class LossyTransport(Protocol):
-    """A transport that knows when envelopes may have been lost: a bus that was away."""
+    """A transport that knows when envelopes may have been lost: its bus was away, say."""
 
-    def on_reconnect(self, handler: Callable[[], None], /) -> Unsubscribe:
-        """Have the handler called whenever that may have happened and envelopes flow again."""
+    def on_loss(self, key: str, handler: Callable[[], None], /) -> Unsubscribe:
+        """Have the handler called when that may have happened to the key's, and they flow again."""
 
 
 class InProcessTransport:
