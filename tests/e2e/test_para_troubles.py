@@ -1,5 +1,4 @@
-"""The objectfeed in trouble: peers that send rubbish, sockets that do not drain, limits, sources.
-"""
+"""The objectfeed in trouble: rubbish, sockets that do not drain, limits; sources, transports."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge.client.para import InProcessTransport, SyncEnvelope
+from edge.client.para import InProcessTransport, ObjectFeedClient, SyncEnvelope
 from edge.dialects.para import connection as connection_module
 from edge.dialects.para.authority import SyncedAuthority
 from infra import limits
@@ -247,3 +246,82 @@ async def test_sources(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
         assert runs == 2, "one run, and one for all triggers during it"
     assert ended == ["off"]
+
+
+async def test_answers_wait_for_a_socket_that_does_not_drain(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.objects.put("free:1", "x" * 100_000)
+        feed = await b.open()
+        await feed.quiet()
+        assert b.server.para is not None
+        (slow,) = b.server.para.connections
+        socket: Any = slow.sink
+        socket.pause_writing()
+        for id in range(50):
+            await feed.send("fetch", id=id, key="free:1")
+        other = await b.open("bob")
+        await other.sub("free:1")  # by now the server has read what came before
+        assert socket._transport.get_write_buffer_size() == 0
+        socket.resume_writing()
+        for id in range(50):
+            assert (await feed.until("fetched"))["id"] == id
+
+
+async def test_all_keys_at_once_and_again(tmp_path: Path) -> None:
+    keys = [f"free:{n}" for n in range(connection_module.KEYS_MAX)]
+    async with bench(tmp_path) as b:
+        client = ObjectFeedClient(url_of(b.server, "/para/main/objectfeed"), "ada")
+        async with client:
+            heard: dict[str, int] = {}
+
+            def listen(key: str) -> None:
+                client.subscribe(key, lambda envelope: heard.update({key: envelope.value}))
+
+            for key in keys:
+                listen(key)
+            for turn in (1, 2):
+                if turn == 2:
+                    for connection in list(b.server.para.connections):  # type: ignore[union-attr]
+                        connection.end(1001, "for the test")
+                await b.objects.tx(dict.fromkeys(keys, turn))
+                async with asyncio.timeout(20):
+                    while heard != dict.fromkeys(keys, turn):
+                        await asyncio.sleep(0.01)
+
+
+async def test_a_late_handler_gets_the_current_envelope(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.objects.put("free:1", 1)
+        errors: list[tuple[str | None, str]] = []
+        client = ObjectFeedClient(
+            url_of(b.server, "/para/main/objectfeed"), "ada",
+            on_error=lambda key, error: errors.append((key, error.code)),
+        )  # fmt: skip
+        async with client, asyncio.timeout(20):
+            first: list[SyncEnvelope] = []
+            late: list[SyncEnvelope] = []
+            client.subscribe("free:1", first.append)
+            while not first:
+                await asyncio.sleep(0.005)
+            off = client.subscribe("free:1", late.append)
+            while not late:
+                await asyncio.sleep(0.005)
+            assert late[0].value == 1
+            off()
+            # Who may write and not read is held up by no baseline.
+            b.calls.denied = {("ada", "num:1", "read")}
+            client.subscribe("num:1", late.append)
+            assert await client.intent("num:1", value={"n": 1}) == {"num:1": 1}
+            assert errors == [("num:1", "forbidden")]
+
+
+async def test_one_namespace_at_the_root(tmp_path: Path) -> None:
+    async with bench(tmp_path, feed={"root": "main"}) as b:
+        await b.objects.put("free:1", 1)
+        socket = await b.session.ws_connect(url_of(b.server, "/objectfeed?token=ada"))
+        await socket.send_str('{"type":"sub","key":"free:1"}')
+        assert (await socket.receive_json())["sequence"] == 1
+        await socket.close()
+        url = url_of(b.server, "/objectfeed/snapshot/free:1?token=ada")
+        async with b.session.get(url) as response:
+            assert (await response.json())["value"] == 1

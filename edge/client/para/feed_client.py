@@ -120,7 +120,7 @@ class ObjectFeedClient:
         """Have the handler called with the current envelope and each later one."""
         held = self._key(check_key(key))
         held.handlers[handler] = None
-        held.applied = -1 if not held.followers else held.applied
+        held.whole = True
         self._want(key)
         return self._unsubscribe(held, lambda: held.handlers.pop(handler, None))
 
@@ -389,6 +389,9 @@ class ObjectFeedClient:
                     channel.received(frame)
             case "keyError":
                 self._failed(frame["key"], SyncError(frame["message"], code=frame["code"]))
+                if (held := self._keys.get(frame["key"])) is not None:
+                    held.ready = True  # no baseline will come: open intents wait for none
+                    self._send_ops()
             case "error":
                 self._failed(None, SyncError(frame["message"], code=frame["code"]))
             case _:

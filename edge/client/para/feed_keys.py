@@ -28,6 +28,7 @@ class FollowedKey:
         self.applied = -1
         self.ready = False
         self.verdict: Verdict = "pass"
+        self.whole = False  # somebody new wants the current envelope, whatever others have
         self.pending = PendingKey()
         self.drained: dict[Callable[[], None], None] = {}  # told when no intent is open any more
         self._target = -1
@@ -46,7 +47,8 @@ class FollowedKey:
         if self.handlers and not self.followers:
             sequence = self.applied
         frame: dict[str, Any] = {"type": "sub", "key": self.key}
-        if sequence >= 0:
+        whole, self.whole = self.whole, False
+        if sequence >= 0 and not whole:
             frame["sequence"] = sequence
             self.applied = max(self.applied, sequence)
             if self.epoch:

@@ -81,7 +81,8 @@ class ParaConnection:
         self._in_flight = 0
         self._errors = 0
         now = clock.monotonic()
-        self._control = Budget(limits.CONTROL_FRAMES_PER_S, limits.CONTROL_FRAMES_BURST, now)
+        # All keys at once, and once more: a client that comes back follows what it followed.
+        self._control = Budget(limits.CONTROL_FRAMES_PER_S, 2 * KEYS_MAX, now)
         allowed = principal.publish or service.publish_limits
         self._writes = Budget(allowed.envelopes_per_s, 2 * allowed.envelopes_per_s, now)
         self._bytes = Budget(allowed.bytes_per_s, 2 * allowed.bytes_per_s, now)
@@ -113,6 +114,8 @@ class ParaConnection:
                 self.end_key(key, "forbidden", "no read access to this key any more")
             else:
                 held.view.allowed = allowed
+        for query in list(self._queries.values()):
+            query.touched(None)
 
     def end(self, code: int, reason: str) -> None:
         """Close the socket from our side."""
@@ -238,6 +241,7 @@ class ParaConnection:
             tag = frame.__struct_config__.tag
             self.protocol_error("rate_limited", f"again in {wait_ms} ms", str(tag))
             return
+        await self.sink.drained()  # what these are answered with may be large
         match frame:
             case f.Sub():
                 await self._subscribe(frame)
