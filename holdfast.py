@@ -65,6 +65,7 @@ from edge.config import (
 )
 from edge.dialects.asterql.bus import (
     InProcessBus,
+    SharedBus,
     SyncBus,
 )
 from edge.dialects.asterql.hub import (
@@ -199,10 +200,11 @@ __all__ = [
     "Published",
     "PutResult",
     "QueryAuthority",
-    "SchemaSkew",
     "RedisBus",
+    "SchemaSkew",
     "ScopeCursors",
     "ScopeView",
+    "SharedBus",
     "SimpleCursor",
     "SnapshotInfo",
     "SocketContext",
