@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors.ledger import Ledger
 from edge.client.effects import SyncError
 from edge.client.para import (
     PASSTHROUGH,
@@ -20,6 +21,7 @@ from edge.client.para import (
     msgspec_schema,
     synced,
 )
+from infra.paths import ledger_path
 from tests.support.app import PATIENCE_S, url_of
 from tests.support.para import Bench, Cursor, Num, bench
 
@@ -170,6 +172,45 @@ async def test_offline_intents_are_replayed_under_their_ids(tmp_path: Path) -> N
         assert b.calls.intents == [("ada", "add")] * 3
         await client.close()
     store.close()
+
+
+@pytest.mark.parametrize("knows_epoch", [True, False])
+async def test_32_a_restore_that_lost_changes(tmp_path: Path, knows_epoch: bool) -> None:
+    async with bench(tmp_path) as b:
+        for n in range(1, 8):
+            await b.objects.put("num:1", {"n": n})
+        address = b.objects.address("num:1")
+        epoch = (await b.objects.port.bounds(address)).epoch
+    ledger = Ledger.open(ledger_path(tmp_path, *address), address)
+    ledger.move_epoch("restored", jump=1 << 20, at=1)
+    ledger.close()
+    async with bench(tmp_path) as b, client_of(b) as client:
+        feed = await b.open()  # its replica has 9, which the restore has lost
+        known = {"epoch": epoch} if knows_epoch else {}
+        assert (await feed.sub("num:1", sequence=9, **known))["epoch"] == "restored"
+        frame = await feed.frame()
+        assert frame["baseline"] is True
+        assert frame["envelope"]["sequence"] == 7 + (1 << 20)
+        seed = {"value": {"n": 99}, "schema_version": "1.0", "sequence": 9}
+        held = synced("num:1", NUM, client, seed=seed)
+        await shows(held, Num(7))
+        await b.objects.put("num:1", {"n": 8})
+        await shows(held, Num(8))
+        assert held.meta().sequence == 8 + (1 << 20)
+        held.dispose()
+
+
+async def test_a_history_that_is_cleared_under_its_followers(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b, client_of(b) as client:
+        await b.objects.put("num:1", {"n": 1})
+        held = synced("num:1", NUM, client)
+        await shows(held, Num(1))
+        await b.server.host.clear(b.objects.address("num:1"))
+        await shows(held, None)
+        await b.objects.put("num:1", {"n": 2})
+        await shows(held, Num(2))
+        assert held.meta().status == "ok" and held.meta().sequence > 1
+        held.dispose()
 
 
 async def test_a_lost_answer_changes_nothing_twice(tmp_path: Path) -> None:

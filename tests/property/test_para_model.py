@@ -8,10 +8,12 @@ is hidden is hidden, whatever the value.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +23,7 @@ from edge.auth import Principal
 from edge.client.para import PASSTHROUGH
 from edge.dialects.para.authority import SyncedAuthority
 from edge.dialects.para.fields import Visibility
+from edge.dialects.para.frames import JSON, MSGPACK, BadFrame
 from edge.dialects.para.intents import Wish, decide
 from edge.dialects.para.kinds import IntentRejected, Kinds, SyncedKind
 from infra.errors import HoldfastError
@@ -121,6 +124,33 @@ async def _send(
         except HoldfastError as error:
             answer = error.code
     answers.setdefault(sent.op, []).append(answer)
+
+
+members = st.dictionaries(
+    st.sampled_from(
+        ["type", "key", "clientId", "opId", "groupOpId", "intents", "value", "name", "t", "qid"]
+    ),
+    st.sampled_from(["sub", "intent", "tx", "ping", "presence", "fetch"])
+    | st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text()
+        | st.binary(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=8,
+    ),
+)  # fmt: skip
+
+
+@given(st.binary(max_size=64) | members.map(msgspec.msgpack.encode))
+def test_any_message_is_a_frame_or_a_bad_one(data: bytes) -> None:
+    for codec in (JSON, MSGPACK):
+        with contextlib.suppress(BadFrame):
+            codec.decode(data)
+
+
+@given(members)
+def test_any_text_is_a_frame_or_a_bad_one(given: dict[str, Any]) -> None:
+    with contextlib.suppress(BadFrame, UnicodeEncodeError):
+        JSON.decode(msgspec.json.encode(given))
 
 
 names = st.sampled_from(["a", "b", "c"])
