@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from infra.bus.queued import BusGone, Message, QueuedBus, log
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
+
+
+CONFIRM_WAIT_S: Final = 2
 
 
 class NatsBus(QueuedBus):
@@ -87,11 +90,11 @@ class NatsBus(QueuedBus):
     async def _confirm(self) -> None:
         while True:
             try:
-                await self._client.flush()
+                await self._client.flush(CONFIRM_WAIT_S)
                 return
             except self._errors.ConnectionClosedError as error:
                 raise BusGone(str(error)) from error
-            except self._errors.Error:  # no answer in time, or the connection broke meanwhile
+            except self._errors.Error:  # an answer is lost with its connection: ask again
                 await self._reconnect()
 
     async def _reconnect(self) -> None:

@@ -76,10 +76,11 @@ async def rig_on(
         yield Rig(InProcessTransport(on_error))
     elif isinstance(server, NatsServer):
         client = await nats.connect(server.url, **{**QUICK, **options})
-        bus = nats_connection(client, pending_messages_max=pending_messages_max)
-        async with bus:
-            yield Rig(NatsTransport(bus, codec, on_error=on_error), bus, client)
-        await client.close()
+        try:
+            async with nats_connection(client, pending_messages_max=pending_messages_max) as bus:
+                yield Rig(NatsTransport(bus, codec, on_error=on_error), bus, client)
+        finally:
+            await client.close()
     else:
         assert isinstance(server, RedisServer)
         async with RedisBus(server.url, **options) as redis:

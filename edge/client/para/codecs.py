@@ -58,12 +58,13 @@ class MsgpackCodec:
     def decode(self, payload: bytes) -> SyncEnvelope:
         """The envelope."""
         try:
-            return self._decode(payload)
-        except msgspec.ValidationError:
-            pass  # well-formed, but not what is expected: perhaps without a sequence
+            try:
+                return self._decode(payload)
+            except msgspec.ValidationError:  # not what is expected: perhaps without a sequence
+                members = self._decode_any(payload)
         except _UNDECODABLE as error:
             raise BadEnvelope(f"not msgpack: {error}") from error
-        return as_envelope(self._decode_any(payload))
+        return as_envelope(members)
 
 
 class JsonCodec:
