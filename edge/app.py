@@ -49,6 +49,7 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/console", _console)
     router.add_get("/console/{file}", _console_file)
     router.add_get("/holdfast.js", _module)
+    router.add_get("/para.js", _module)
     asterql.add_routes(app)
     server.keep.add_routes(app)
     transfer.add_routes(app)  # before what takes any path below a scope
@@ -115,4 +116,4 @@ async def _console_file(request: web.Request) -> web.FileResponse:
 
 async def _module(request: web.Request) -> web.FileResponse:
     headers = {**_SECURITY, "Access-Control-Allow-Origin": "*"}
-    return web.FileResponse(WEB / "holdfast.js", headers=headers)
+    return web.FileResponse(WEB / request.path.removeprefix("/"), headers=headers)
