@@ -252,6 +252,9 @@ class Application:
         `root` is the namespace that `/objectfeed` stands for, too.
         """
         declared = self._para()
+        if declared.configured:
+            raise ConfigError("objectfeed is configured twice")
+        declared.configured = True
         declared.authorize, declared.scope_of = authorize, scope_of
         declared.transport, declared.root = transport, root
 

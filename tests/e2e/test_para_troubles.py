@@ -199,6 +199,21 @@ async def test_an_authority_of_ones_own(tmp_path: Path) -> None:
         assert (await authority.get("num:1")) == found, "what it was given is its own"
 
 
+async def test_all_objects_of_a_prefix(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        keys = ["free:a", "free:a\U0010ffff", "free:a\ud7ff", "free:ab", "free:b", "num:1"]
+        for key in keys:
+            await b.objects.put(key, {"n": 1})
+        await b.objects.delete("free:ab")
+        await b.objects.put("free:x/1", 1)  # of another scope
+        assert list(await b.objects.all("free:a")) == ["free:a", "free:a\ud7ff", "free:a\U0010ffff"]
+        assert list(await b.objects.all("free:a\ud7ff")) == ["free:a\ud7ff"]
+        assert list(await b.objects.all("free:a\U0010ffff")) == ["free:a\U0010ffff"]
+        assert len(await b.objects.all()) == 5 and len(await b.objects.all(limit=2)) == 2
+        assert list(await b.objects.all("free:", scope="x")) == ["free:x/1"]
+        assert await b.objects.all("free:", scope="nowhere") == {}
+
+
 async def test_sources(tmp_path: Path) -> None:
     app = make_app()
     triggers: list[Any] = []

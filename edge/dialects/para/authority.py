@@ -8,6 +8,7 @@ where that has moved on, it is computed again, a bounded number of times.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -140,14 +141,15 @@ class SyncedAuthority:
         """Objects whose key begins so, in order of key; at most ROWS_MAX. `scope`: of that part."""
         most = min(limit, ROWS_MAX)
         # Half-open, on the primary key: LIKE would read the whole table.
+        end = end_of(prefix)
         sql = (
-            "SELECT id, rev, stamp1, stamp2, body FROM rows WHERE coll=? AND deleted=0 AND id>=?"
-            " AND substr(id, 1, ?)=? ORDER BY id LIMIT ?"
+            "SELECT id, rev, stamp1, stamp2, body FROM rows WHERE coll=? AND id>=?"
+            f"{'' if end is None else ' AND id<?'} AND deleted=0 ORDER BY id LIMIT ?"
         )
+        params = [OBJECTS, prefix, *([] if end is None else [end]), most]
 
         def work(reader: Reader) -> dict[str, SyncEnvelope]:
             jump = reader.header.jump
-            params = (OBJECTS, prefix, len(prefix), prefix, most)
             return {
                 id: SyncEnvelope(msgspec.json.decode(body), f"{major}.{minor}", rev + jump)
                 for id, rev, major, minor, body in reader.rows(sql, params)
@@ -299,6 +301,15 @@ class SyncedAuthority:
         if len(addresses) > 1:
             raise CrossScope(f"the keys lie in {len(addresses)} scopes")
         return addresses.pop()
+
+
+def end_of(prefix: str) -> str | None:
+    """The first text behind all that begin so, in the order of code points; None: there is none."""
+    for at in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[at]) + 1
+        if code <= sys.maxunicode:
+            return prefix[:at] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)
+    return None
 
 
 def kinds_of(schemas: Mapping[str, SyncSchema[Any] | SyncedKind]) -> Kinds:

@@ -27,6 +27,7 @@ class ParaDeclared:
     scope_of: ScopeOf | None = None
     transport: SyncTransport | None = None
     root: str | None = None
+    configured: bool = False  # by `Application.objectfeed`
 
     def presence_schema(self, channel: str) -> SyncSchema[Any] | None:
         """The schema of the channel's kind."""
