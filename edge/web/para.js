@@ -191,7 +191,7 @@ class Reconciler {
     return { schemaVersion: this.schemaVersion, sequence: this.sequence, status: this.status };
   }
 
-  ingest(envelope, source, forSkew = false) {
+  ingest(envelope, source, forSkew = null) {
     let value;
     try {
       if (envelope === null || typeof envelope !== "object" || !("value" in envelope)) {
@@ -242,10 +242,14 @@ class Reconciler {
     return this.recovers;
   }
 
+  /**
+   * How much was applied by now, where it is for something that could not be read: such an answer
+   * may be older than the value, but not where receipts came after all.
+   */
   refetchBegins() {
     this.status = "refetching";
     this.stats.refetches++;
-    return this.skewed;
+    return this.skewed ? this.stats.applied : null;
   }
 
   refetchFailed(error) {
@@ -262,7 +266,7 @@ class Reconciler {
 
   /** Whether receipts overtook this answer, so that what they brought stays. */
   #outruns(sequence, forSkew) {
-    if (!this.monotonic || sequence >= this.sequence || (forSkew && this.skewed)) return false;
+    if (!this.monotonic || sequence >= this.sequence || forSkew === this.stats.applied) return false;
     this.stats.ignoredStale++;
     if (this.status === "refetching") {
       this.status = this.sequence >= this.#ahead ? "ok" : "stale";

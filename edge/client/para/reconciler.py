@@ -109,10 +109,10 @@ class Reconciler:
         """How things stand."""
         return ReplicaMeta(self.schema_version, self.sequence, self.status)
 
-    def ingest(self, given: object, source: Source, *, for_skew: bool = False) -> bool:
+    def ingest(self, given: object, source: Source, *, for_skew: int | None = None) -> bool:
         """Take an envelope; True where a refetch is to be started.
 
-        `for_skew` marks the answer of a refetch that began because something could not be read.
+        `for_skew` is what `refetch_begins` said of the refetch that this answers.
         Raises what a listener of the cell raised; the commit is complete then.
         """
         try:
@@ -151,11 +151,13 @@ class Reconciler:
         self.status = "refetching" if self._recovers else "stale"
         return self._recovers
 
-    def refetch_begins(self) -> bool:
-        """Count it; whether it is for something that could not be read."""
+    def refetch_begins(self) -> int | None:
+        """Count it. How much was applied by now, where it is for something that could not be read;
+        such an answer may be older than the value, but not where receipts came after all.
+        """
         self.status = "refetching"
         self.stats.refetches += 1
-        return self.skewed
+        return self.stats.applied if self.skewed else None
 
     def refetch_failed(self, error: Any) -> None:
         """The refetch that was under way brought nothing."""
@@ -170,9 +172,9 @@ class Reconciler:
             raise _Refused(parsed.error)
         return parsed.value
 
-    def _outruns(self, sequence: int, for_skew: bool) -> bool:
+    def _outruns(self, sequence: int, for_skew: int | None) -> bool:
         """Whether receipts overtook this answer, so that what they brought stays."""
-        if not self._monotonic or sequence >= self.sequence or (for_skew and self.skewed):
+        if not self._monotonic or sequence >= self.sequence or for_skew == self.stats.applied:
             return False
         self.stats.ignored_stale += 1
         if self.status == "refetching":

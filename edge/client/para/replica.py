@@ -162,7 +162,7 @@ class ClientReplica:
         again, self._again = self._again and not self.disposed, False
         return again
 
-    def _call(self) -> bool:
+    def _call(self) -> int | None:
         """Ask once; what is to be awaited is in `_waiting`, an answer given at once was taken."""
         assert self._ask is not None
         self._waiting = None
@@ -180,7 +180,7 @@ class ClientReplica:
             self._failed(error)
         return for_skew
 
-    async def _fly(self, for_skew: bool) -> None:
+    async def _fly(self, for_skew: int | None) -> None:
         try:
             while True:
                 if self._waiting is not None:
@@ -197,7 +197,7 @@ class ClientReplica:
         finally:
             self._flying = False
 
-    def _landed(self, answer: Answer, for_skew: bool) -> None:
+    def _landed(self, answer: Answer, for_skew: int | None) -> None:
         if self.disposed:
             return
         if answer is None:
