@@ -90,6 +90,9 @@ class NatsBus(QueuedBus):
     async def _confirm(self) -> None:
         while True:
             try:
+                # Twice, because its ping overtakes commands that it has not written yet: the answer
+                # to the first says that they are written, to the second that they have arrived.
+                await self._client.flush(CONFIRM_WAIT_S)
                 await self._client.flush(CONFIRM_WAIT_S)
                 return
             except self._errors.ConnectionClosedError as error:

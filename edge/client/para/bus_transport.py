@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from actors.dialects.para.envelope import BadEnvelope, SyncEnvelope, as_envelope
@@ -31,6 +31,7 @@ class Connection(Protocol):
     def subscribe(self, subject: str, on_message: Callable[[Any], None], /) -> Unsubscribe: ...
 
 
+@lru_cache(maxsize=4096)
 def default_subject(key: str) -> str:
     """`synced.{key}`. Raises ValueError for a key that would be no subject, or a wildcard: such a
     one would read other keys.
