@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix e2e sim soak bench node browser
+.PHONY: help install serve test check fix e2e sim soak bench node browser redis
 
 STAMP := .venv/.installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,10 +23,13 @@ node: $(STAMP)
 browser: $(STAMP)
 	@scripts/setup browser
 
+redis: $(STAMP)
+	@scripts/setup redis
+
 serve: $(STAMP) ## run a development server on loopback
 	@holdfast dev $(ARGS)
 
-test: $(STAMP) node browser ## lint and every test but the long runs
+test: $(STAMP) node browser redis ## lint and every test but the long runs
 	@$(MAKE) --no-print-directory check
 	python -m pytest -q -m "not soak" --ignore=tests/sim $(ARGS)
 
@@ -40,7 +43,7 @@ fix: $(STAMP) ## format, apply safe lint fixes, write the generated documents
 	ruff check --fix .
 	python -m edge.cli.reference
 
-e2e: $(STAMP) node browser ## real processes, sockets, files and browser
+e2e: $(STAMP) node browser redis ## real processes, sockets, files and browser
 	python -m pytest -q tests/e2e -m "not soak" $(ARGS)
 
 sim: $(STAMP) ## simulation with many seeds

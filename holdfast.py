@@ -57,6 +57,7 @@ from edge.client import (
     SyncClient,
     SyncError,
     follow_scope,
+    para,
     starkeep,
 )
 from edge.config import (
@@ -64,6 +65,7 @@ from edge.config import (
 )
 from edge.dialects.asterql.bus import (
     InProcessBus,
+    SharedBus,
     SyncBus,
 )
 from edge.dialects.asterql.hub import (
@@ -85,6 +87,29 @@ from edge.dialects.asterql.views import (
     ViewContext,
     ViewResult,
     view_id,
+)
+from edge.dialects.para.access import (
+    Allowed,
+)
+from edge.dialects.para.authority import (
+    DELETE,
+    CrossScope,
+    PutResult,
+    SyncedAuthority,
+)
+from edge.dialects.para.kinds import (
+    Intent,
+    IntentRejected,
+    ParseGateError,
+    SchemaSkew,
+    SyncedKind,
+)
+from edge.dialects.para.query_authority import (
+    QueryAuthority,
+    create_query_authority,
+)
+from edge.dialects.para.seeding import (
+    seed_script,
 )
 from edge.dialects.stratasync.auth import (
     StrataAuth,
@@ -112,6 +137,8 @@ from infra.errors import (
 
 if TYPE_CHECKING:
     from edge.dialects.starkeep.embedding import HttpSyncHandler, sync_application
+    from infra.bus.nats import nats_connection
+    from infra.bus.redis import RedisBus
 
 
 def __getattr__(name: str) -> Any:
@@ -120,16 +147,26 @@ def __getattr__(name: str) -> Any:
         from edge.dialects.starkeep import embedding
 
         return getattr(embedding, name)
+    if name == "nats_connection":  # which needs the extra `nats`
+        from infra.bus.nats import nats_connection
+
+        return nats_connection
+    if name == "RedisBus":  # and this one the extra `redis`
+        from infra.bus.redis import RedisBus
+
+        return RedisBus
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
 
 
 __all__ = [
+    "DELETE",
     "MODEL_ID",
     "Action",
     "Actor",
     "ActorSyncLedger",
     "Alarm",
     "Allow",
+    "Allowed",
     "Application",
     "AuthError",
     "BelowFloor",
@@ -140,6 +177,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Credentials",
+    "CrossScope",
     "Cursor",
     "Decision",
     "Deny",
@@ -151,14 +189,22 @@ __all__ = [
     "HubConnection",
     "InMemorySyncLedger",
     "InProcessBus",
+    "Intent",
+    "IntentRejected",
+    "ParseGateError",
     "PatchError",
     "Principal",
     "PublishError",
     "PublishLimits",
     "PublishResult",
     "Published",
+    "PutResult",
+    "QueryAuthority",
+    "RedisBus",
+    "SchemaSkew",
     "ScopeCursors",
     "ScopeView",
+    "SharedBus",
     "SimpleCursor",
     "SnapshotInfo",
     "SocketContext",
@@ -176,6 +222,8 @@ __all__ = [
     "SyncHub",
     "SyncModel",
     "SyncScopeLedger",
+    "SyncedAuthority",
+    "SyncedKind",
     "User",
     "View",
     "ViewContext",
@@ -185,12 +233,16 @@ __all__ = [
     "auth",
     "create_composite_sync_id",
     "create_entity_key",
+    "create_query_authority",
     "create_scope_key",
     "embed",
     "follow_scope",
     "hash_record_version",
+    "nats_connection",
+    "para",
     "parse_entity_key",
     "parse_scope_key",
+    "seed_script",
     "snapshot_hash",
     "starkeep",
     "sync_application",

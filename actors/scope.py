@@ -118,7 +118,7 @@ class Scope:
             or known.floor != h.floor
             or known.durable != durable
         ):
-            known = Bounds(h.epoch, head, min(h.floor, head), min(durable, head))
+            known = Bounds(h.epoch, head, min(h.floor, head), min(durable, head), h.jump)
             self._bounds = known
         return known
 

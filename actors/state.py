@@ -79,9 +79,14 @@ class StateReads(ABC):
         path = scope.ledger.path
         if self._scans is None:  # most hosts never scan
             self._scans = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="holdfast-scan")
-        taken: Spool = await asyncio.get_running_loop().run_in_executor(
+        scan = asyncio.get_running_loop().run_in_executor(
             self._scans, lambda: take_scan(path, address, work, self.directory)
         )
+        try:
+            taken: Spool = await asyncio.shield(scan)
+        except asyncio.CancelledError:
+            scan.add_done_callback(_close_unwanted)  # the thread goes on all the same
+            raise
         try:
             if taken.seq > scope.released:
                 await self.settled(address)
@@ -94,3 +99,8 @@ class StateReads(ABC):
         """Wait for the scans under way. Slow where there are long ones."""
         if self._scans is not None:
             self._scans.shutdown()
+
+
+def _close_unwanted(scan: asyncio.Future[Spool]) -> None:
+    if not scan.cancelled() and scan.exception() is None:
+        scan.result().close()

@@ -104,13 +104,15 @@ class Bounds(msgspec.Struct, frozen=True):
     """What a scope holds: entries floor+1..head. `durable` is the position that is as safe as the
     server makes it.
 
-    `epoch` is "" for a scope that was never written.
+    `epoch` is "" for a scope that was never written. `jump` is by how much its numbers have been
+    moved so far (I6): a dialect that shows revisions of rows adds it to them.
     """
 
     epoch: str
     head: int
     floor: int
     durable: int
+    jump: int = 0
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from edge import admin, transfer
 from edge.dialects.asterql import http as asterql
+from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
 from edge.metrics import render
 from edge.openapi import document
@@ -48,12 +49,15 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/console", _console)
     router.add_get("/console/{file}", _console_file)
     router.add_get("/holdfast.js", _module)
+    router.add_get("/para.js", _module)
     asterql.add_routes(app)
     server.keep.add_routes(app)
     transfer.add_routes(app)  # before what takes any path below a scope
     admin.add_routes(app)
     if server.strata is not None:
         stratasync.add_routes(app, server.strata)
+    if server.para is not None:
+        para.add_routes(app, server.para)
     return app
 
 
@@ -81,7 +85,8 @@ async def _version(request: web.Request) -> web.Response:
             "python": platform.python_version(),
             "sqlite": SQLITE_VERSION,
             "dialects": ["asterql", "starkeep"]
-            + (["stratasync"] if server_of(request).strata is not None else []),
+            + (["stratasync"] if server_of(request).strata is not None else [])
+            + (["para-sync"] if server_of(request).para is not None else []),
         }
     )
 
@@ -111,4 +116,4 @@ async def _console_file(request: web.Request) -> web.FileResponse:
 
 async def _module(request: web.Request) -> web.FileResponse:
     headers = {**_SECURITY, "Access-Control-Allow-Origin": "*"}
-    return web.FileResponse(WEB / "holdfast.js", headers=headers)
+    return web.FileResponse(WEB / request.path.removeprefix("/"), headers=headers)

@@ -20,6 +20,16 @@ from actors.dialects.stratasync.models import SyncModel
 from actors.dialects.stratasync.plan import StrataDialect
 from actors.dialects.stratasync.trial import try_models
 from edge.auth import Authenticate, Authorize, resolve
+from edge.client.para.schema import SyncSchema
+from edge.client.para.transport import SyncTransport
+from edge.dialects.para.access import KeyAuthorize
+from edge.dialects.para.authority import SyncedAuthority
+from edge.dialects.para.declared import ParaDeclared
+from edge.dialects.para.fields import Authority, Resolver, Visibility
+from edge.dialects.para.kinds import SyncedKind, Upcast
+from edge.dialects.para.queries import DeclaredQuery, Evaluate, PartOf, ReadSet
+from edge.dialects.para.sources import Compute, On, Source
+from edge.dialects.para.spaces import ScopeOf
 from edge.dialects.stratasync.auth import StrataAuth
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.declared import Declared, SocketHooks
@@ -88,6 +98,8 @@ class Runtime(Protocol):
 
     def strata(self, name: str, tenant: str) -> StrataDatabase: ...
 
+    def para(self, name: str, tenant: str) -> SyncedAuthority: ...
+
 
 class Application:
     """Hooks, views and handlers of one deployment; `holdfast serve app:app` loads it."""
@@ -98,6 +110,7 @@ class Application:
         self.alarm_handlers: dict[str, AlarmHandler] = {}
         self.views: dict[str, RegisteredView] = {}
         self.declared_strata: Declared | None = None
+        self.declared_para: ParaDeclared | None = None
         self._start_hooks: list[Hook] = []
         self._stop_hooks: list[Hook] = []
         self._runtime: Runtime | None = None
@@ -170,6 +183,91 @@ class Application:
         if self.declared_strata is None:
             raise ConfigError("no models are declared; call app.stratasync(...) first")
         return self._bound().strata(name, tenant)
+
+    def synced(
+        self, name: str, schema: SyncSchema[Any], *, version: str = "1.0",
+        authority: Mapping[str, Authority] | None = None,
+        visible: Mapping[str, str] | None = None,
+        visibility: Mapping[str, Resolver] | None = None,
+        upcast: Mapping[int, Upcast] | None = None,
+    ) -> SyncedKind:  # fmt: skip
+        """Declare objects of a kind (`post`, for keys `post:…`) or of a key pattern (`post:*`).
+
+        `authority` says who owns a field: `server`, `lww` or a merge function. `visible` tags
+        fields, `visibility` decides who sees a tag; without a resolver nobody does. `upcast` makes
+        of a value of that major one of the next. Serves `/para/{name}/objectfeed`;
+        docs/para-sync.md. Raises ConfigError.
+        """
+        kind = SyncedKind(
+            name, schema, version, dict(authority or {}),
+            Visibility(visible or {}, visibility or {}), dict(upcast or {}),
+        )  # fmt: skip
+        self._para().kinds.add(kind)
+        return kind
+
+    def presence(self, name: str, schema: SyncSchema[Any]) -> None:
+        """Declare presence channels of a kind; a value passes its schema or is not shown."""
+        if name in self._para().presence:
+            raise ConfigError(f"presence {name!r} is declared twice")
+        self._para().presence[name] = schema
+
+    def query(
+        self, *, reads: ReadSet | None = None, part_of: PartOf | None = None
+    ) -> Callable[[Evaluate], Evaluate]:
+        """Decorator: `evaluate(spec, user, objects)` gives the keys of a query, in order.
+
+        `reads(spec, keys)` says whether a write of these keys can change it; without it any can.
+        """
+        if self._para().query is not None:
+            raise ConfigError("query is registered twice")
+
+        def register(evaluate: Evaluate) -> Evaluate:
+            self._para().query = DeclaredQuery(evaluate, reads, part_of)
+            return evaluate
+
+        return register
+
+    def source(
+        self, key: str, *, every: float | None = None, on: On | None = None, once: bool = False,
+        namespace: str = "default",
+    ) -> Callable[[Compute], Compute]:  # fmt: skip
+        """Decorator: the object is what the function returns, computed every so many seconds, on a
+        trigger, or once. Raises ConfigError unless exactly one of the three is given.
+        """
+
+        def register(compute: Compute) -> Compute:
+            self._para().sources.append(Source(key, compute, every, on, once, namespace))
+            return compute
+
+        return register
+
+    def objectfeed(
+        self, *, authorize: KeyAuthorize | None = None, scope_of: ScopeOf | None = None,
+        transport: SyncTransport | None = None, root: str | None = None,
+    ) -> None:  # fmt: skip
+        """Say more of the objects declared by `synced`; not needed where the defaults will do.
+
+        `authorize(user, key, action)` decides by key in place of the application's hook. `scope_of`
+        divides a namespace into scopes by key. `transport`: publish every change there as well.
+        `root` is the namespace that `/objectfeed` stands for, too.
+        """
+        declared = self._para()
+        if declared.configured:
+            raise ConfigError("objectfeed is configured twice")
+        declared.configured = True
+        declared.authorize, declared.scope_of = authorize, scope_of
+        declared.transport, declared.root = transport, root
+
+    def para(self, name: str = "default", *, tenant: str = "default") -> SyncedAuthority:
+        """The server's own access to the objects of a namespace."""
+        if self.declared_para is None:
+            raise ConfigError("no objects are declared; call app.synced(...) first")
+        return self._bound().para(name, tenant)
+
+    def _para(self) -> ParaDeclared:
+        if self.declared_para is None:
+            self.declared_para = ParaDeclared()
+        return self.declared_para
 
     def bind(self, runtime: Runtime | None) -> None:
         """For the server: make the calls below work; None unbinds."""

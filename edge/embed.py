@@ -9,6 +9,7 @@ from aiohttp import web
 from edge.application import Application
 from edge.config import Config
 from edge.dialects.asterql import http as asterql
+from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
 from edge.requests import SERVER, answer_errors
 from edge.server import Server
@@ -22,8 +23,9 @@ def embed(
     """Serve the application's databases on `site`, under `prefix`; call before `site` starts.
 
     The ledgers open and close with the site (`config.data_dir`). AsterQL is mounted where the
-    application authenticates, StrataSync where it declares models. CORS and everything in front of
-    the routes are the site's own. Raises ConfigError where neither is declared.
+    application authenticates, para-sync where it declares objects besides, StrataSync where it
+    declares models. CORS and everything in front of the routes are the site's own. Raises
+    ConfigError where neither is declared.
     """
     config = config or Config()
     if application.authenticator is None and application.declared_strata is None:
@@ -33,6 +35,8 @@ def embed(
     if application.authenticator is not None:
         site.middlewares.append(answer_errors)
         asterql.add_routes(site, prefix + asterql.BASE)
+        if server.para is not None:
+            para.add_routes(site, server.para, prefix)
     if server.strata is not None:
         stratasync.add_routes(site, server.strata, prefix)
 

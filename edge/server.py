@@ -33,6 +33,8 @@ from edge.budget import Budget
 from edge.config import Config
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
+from edge.dialects.para.authority import SyncedAuthority
+from edge.dialects.para.service import ParaService
 from edge.dialects.starkeep.opening import open_keep
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
@@ -119,7 +121,12 @@ class Server:
             if application.declared_strata is None
             else StrataService(application.declared_strata, self.host)
         )
-        self.connections: set[Any] = set()  # Connection, StrataConnection
+        self.para = (
+            None
+            if application.declared_para is None
+            else ParaService(application.declared_para, self.runtime, config.frame_bytes_max)
+        )
+        self.connections: set[Any] = set()  # Connection, StrataConnection, ParaConnection
         self.keep = open_keep(config, self.host, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
         self.transfers: Transfers | None = None  # once the host has started
@@ -140,8 +147,7 @@ class Server:
         await self.host.start()
         try:
             self.transfers = Transfers(self.host)
-            self.application.bind(_Bound(self))
-            await self.application.start()
+            await self._start_application()
             self._runner = web.AppRunner(
                 build_app(self), access_log=None, handle_signals=False, shutdown_timeout=2.0,
                 keepalive_timeout=75.0, logger=self._http_log,
@@ -165,12 +171,17 @@ class Server:
         self._tasks.spawn(self._tick_forever(), name="server-tick")
         return self.info
 
+    async def _start_application(self) -> None:
+        self.application.bind(_Bound(self))
+        await self.application.start()
+        if self.para is not None:
+            self.para.start()
+
     async def open(self) -> None:
         """Everything but listening: for an aiohttp application that has its own."""
         await self.host.start()
         try:
-            self.application.bind(_Bound(self))
-            await self.application.start()
+            await self._start_application()
         except BaseException:
             await self.stop()
             raise
@@ -191,8 +202,9 @@ class Server:
         await self._sockets_end()
         await self._tasks.aclose()
         await self.runtime.tasks.aclose()
-        if self.strata is not None:
-            await self.strata.aclose()
+        for service in (self.strata, self.para):
+            if service is not None:
+                await service.aclose()
         with contextlib.suppress(ExceptionGroup):
             await self.application.stop()
         self.application.bind(None)
@@ -331,6 +343,8 @@ class Server:
                 why = "no auth frame came" if connection.principal is None else "the token expired"
                 connection.end(EXPIRED, why)
         self.held_views.expire()
+        if self.para is not None:
+            self.para.tick(now_ms)
         self._close_silent_requests(now)
 
     def _close_silent_requests(self, now: float) -> None:
@@ -366,6 +380,11 @@ class _Bound:
         service = self._server.strata
         assert service is not None  # the application knows whether it has declared one
         return service.database(name, tenant)
+
+    def para(self, name: str, tenant: str) -> SyncedAuthority:
+        service = self._server.para
+        assert service is not None  # as above
+        return service.authority(name, tenant)
 
     async def publish(self, tenant: str, scope: str, envelope: Any) -> Published:
         make = envelope if callable(envelope) else lambda _seq: envelope

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 from aiohttp import web
 
 from edge import wire
-from edge.wire import Frames
+from edge.wire import BinaryFrames, Frames
 from infra import limits
 
 try:
@@ -82,14 +82,16 @@ class Socket(asyncio.Protocol):
 
     __slots__ = (
         "_accepted", "_closing_at", "_deaf", "_deflate", "_drained", "_fd", "_message", "_rest",
-        "_settings", "_stalled_at", "_transport", "_written", "congested", "heard_at", "session",
-        "silent_close",
+        "_settings", "_stalled_at", "_transport", "_written", "congested", "frame_bytes_max",
+        "heard_at", "on_binary", "session", "silent_close",
     )  # fmt: skip
 
     def __init__(self, settings: SocketSettings, deflate: bool) -> None:
         self.session: Session | None = None
         self.congested = False
         self.silent_close: tuple[int, str] | None = None  # where the dialect has its own
+        self.on_binary: Callable[[bytes], None] | None = None  # where the dialect takes them
+        self.frame_bytes_max = settings.frame_bytes_max  # the same
         self.heard_at = settings.monotonic()
         self._settings = settings
         self._deflate = deflate
@@ -124,7 +126,7 @@ class Socket(asyncio.Protocol):
         position = 0
         end = len(data)
         session = self.session
-        limit = self._settings.frame_bytes_max
+        limit = self.frame_bytes_max
         while end - position >= 6:
             first, second = data[position], data[position + 1]
             size = second & 127
@@ -164,7 +166,7 @@ class Socket(asyncio.Protocol):
         """
         self._deaf = True
         if masked:
-            self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+            self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
         else:
             self.close(PROTOCOL_ERROR, "client frames must be masked")
 
@@ -182,8 +184,8 @@ class Socket(asyncio.Protocol):
             if self._message is None:
                 self._message = bytearray((opcode | (0x40 if deflated else 0),))
             self._message += payload
-            if len(self._message) > self._settings.frame_bytes_max + 1:
-                self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+            if len(self._message) > self.frame_bytes_max + 1:
+                self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
             elif final:
                 message, self._message = self._message, None
                 self._whole(message)
@@ -191,14 +193,17 @@ class Socket(asyncio.Protocol):
     def _whole(self, message: bytearray) -> None:
         kind, body = message[0], bytes(message[1:])
         if kind & 0x40:
-            inflated = wire.inflate(body, self._settings.frame_bytes_max)
+            inflated = wire.inflate(body, self.frame_bytes_max)
             if inflated is None:
-                self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+                self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
                 return
             body = inflated
         assert self.session is not None
         if kind & 15 == wire.BINARY:
-            self.session.protocol_error("bad_frame", "send text frames, not binary ones")
+            if self.on_binary is not None:
+                self.on_binary(body)
+            else:
+                self.session.protocol_error("bad_frame", "send text frames, not binary ones")
         else:
             self.session.receive(body)
 
@@ -223,7 +228,7 @@ class Socket(asyncio.Protocol):
         self.resume_writing()
         if self.session is not None:
             self.session.close()
-            self.session = None  # a cycle less: the memory of a socket goes at once
+            self.session = self.on_binary = None  # a cycle less: a socket's memory goes at once
 
     # -- outbound (the dialects' Sink) -------------------------------------------------------------
 
@@ -234,7 +239,12 @@ class Socket(asyncio.Protocol):
         else:
             self._write(b"".join([wire.text_frame(text) for text in texts]))
 
-    def send_shared(self, frames: Frames) -> None:
+    def send_binary(self, payloads: list[bytes]) -> None:
+        """Binary frames for this client alone, as one write."""
+        frames = BinaryFrames(payloads)
+        self._write(frames.deflated if self._deflate else frames.plain)
+
+    def send_shared(self, frames: Frames | BinaryFrames) -> None:
         """Frames that others get alike: their bytes are built once."""
         if self._transport is not None and self._closing_at is None:
             data = frames.deflated if self._deflate else frames.plain

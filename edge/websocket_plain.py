@@ -11,7 +11,7 @@ from collections.abc import Callable
 from aiohttp import WSMsgType, web
 
 from edge.websocket import Session, SocketSettings
-from edge.wire import Frames
+from edge.wire import BinaryFrames, Frames
 from infra import limits
 
 
@@ -21,20 +21,27 @@ class PlainSocket:
     def __init__(self, response: web.WebSocketResponse) -> None:
         self.congested = False
         self._response = response
-        self._queue: asyncio.Queue[list[str] | None] = asyncio.Queue()
+        self.on_binary: Callable[[bytes], None] | None = None  # where the dialect takes them
+        self._queue: asyncio.Queue[list[str] | list[bytes] | None] = asyncio.Queue()
         self._bytes = 0
         self._drained = asyncio.Event()
         self._close: tuple[int, str] | None = None
 
     def send(self, texts: list[str]) -> None:
-        self._bytes += sum(map(len, texts))
+        self._put(texts)
+
+    def send_binary(self, payloads: list[bytes]) -> None:
+        self._put(payloads)
+
+    def send_shared(self, frames: Frames | BinaryFrames) -> None:
+        self._put(frames.texts if isinstance(frames, Frames) else frames.payloads)
+
+    def _put(self, messages: list[str] | list[bytes]) -> None:
+        self._bytes += sum(map(len, messages))
         self.congested = self._bytes > limits.QUEUE_BYTES_MAX
         if self.congested:
             self._drained.clear()
-        self._queue.put_nowait(texts)
-
-    def send_shared(self, frames: Frames) -> None:
-        self.send(frames.texts)
+        self._queue.put_nowait(messages)
 
     async def drained(self) -> None:
         if self.congested:
@@ -52,10 +59,13 @@ class PlainSocket:
 
     async def write(self) -> None:
         """Send what is queued until `close` or the peer is gone."""
-        while (texts := await self._queue.get()) is not None:
-            for text in texts:
-                await self._response.send_str(text)
-            self._bytes -= sum(map(len, texts))
+        while (messages := await self._queue.get()) is not None:
+            for message in messages:
+                if isinstance(message, str):
+                    await self._response.send_str(message)
+                else:
+                    await self._response.send_bytes(message)
+            self._bytes -= sum(map(len, messages))
             if self._bytes <= limits.QUEUE_BYTES_MAX // 4:
                 self.congested = False
                 self._drained.set()
@@ -64,11 +74,12 @@ class PlainSocket:
 
 
 async def serve_plain(
-    request: web.Request, settings: SocketSettings, open_session: Callable[[PlainSocket], Session]
-) -> web.WebSocketResponse:
+    request: web.Request, settings: SocketSettings, open_session: Callable[[PlainSocket], Session],
+    *, frame_bytes_max: int | None = None,
+) -> web.WebSocketResponse:  # fmt: skip
     """Run the connection to its end."""
     response = web.WebSocketResponse(
-        max_msg_size=settings.frame_bytes_max,
+        max_msg_size=frame_bytes_max or settings.frame_bytes_max,
         heartbeat=limits.STALL_MAX_S,
         compress=settings.compression,
         autoping=True,
@@ -93,6 +104,8 @@ async def _read(response: web.WebSocketResponse, socket: PlainSocket, session: S
     async for message in response:
         if message.type is WSMsgType.TEXT:
             session.handle(message.data)
+        elif message.type is WSMsgType.BINARY and socket.on_binary is not None:
+            socket.on_binary(message.data)
         elif message.type is WSMsgType.BINARY:
             session.protocol_error("bad_frame", "send text frames, not binary ones")
     socket.close(1000, "")

@@ -30,6 +30,11 @@ def text_frame(text: str) -> bytes:
     return head(0x81, size) + payload
 
 
+def binary_frame(payload: bytes) -> bytes:
+    """One unmasked binary frame."""
+    return head(0x80 | BINARY, len(payload)) + payload
+
+
 def head(first: int, size: int) -> bytes:
     """The frame header for a payload of `size` bytes."""
     if size < 126:
@@ -51,12 +56,20 @@ def close_payload(code: int, reason: str) -> bytes:
 
 def deflated_frame(text: str) -> bytes:
     """One permessage-deflate frame without context takeover (RFC 7692)."""
-    payload = text.encode()
+    return _deflated(text.encode(), TEXT)
+
+
+def deflated_binary_frame(payload: bytes) -> bytes:
+    """The same of a binary message."""
+    return _deflated(payload, BINARY)
+
+
+def _deflated(payload: bytes, opcode: int) -> bytes:
     if len(payload) < DEFLATE_BYTES_MIN:
-        return head(0x81, len(payload)) + payload
+        return head(0x80 | opcode, len(payload)) + payload
     packer = zlib.compressobj(DEFLATE_LEVEL, zlib.DEFLATED, -15)
     packed = (packer.compress(payload) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
-    return head(0xC1, len(packed)) + packed
+    return head(0xC0 | opcode, len(packed)) + packed
 
 
 def inflate(payload: bytes, size_max: int) -> bytes | None:
@@ -91,4 +104,29 @@ class Frames:
         """All of them as frames for sockets that took the deflate extension."""
         if self._deflated is None:
             self._deflated = b"".join([deflated_frame(text) for text in self.texts])
+        return self._deflated
+
+
+class BinaryFrames:
+    """As `Frames`, binary messages."""
+
+    __slots__ = ("_deflated", "_plain", "payloads")
+
+    def __init__(self, payloads: list[bytes]) -> None:
+        self.payloads = payloads
+        self._plain: bytes | None = None
+        self._deflated: bytes | None = None
+
+    @property
+    def plain(self) -> bytes:
+        """All of them as uncompressed frames."""
+        if self._plain is None:
+            self._plain = b"".join([binary_frame(payload) for payload in self.payloads])
+        return self._plain
+
+    @property
+    def deflated(self) -> bytes:
+        """All of them as frames for sockets that took the deflate extension."""
+        if self._deflated is None:
+            self._deflated = b"".join([deflated_binary_frame(data) for data in self.payloads])
         return self._deflated

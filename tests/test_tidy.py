@@ -22,6 +22,7 @@ FUNCTION_LINES_MAX = 70
 
 # Synchronous, may import sqlite3; never await.
 STORE: set[str] = {
+    "edge/client/para/intent_store.py",
     "actors/dialects/stratasync/trial.py",
     "actors/check.py",
     "actors/identity.py",
@@ -39,6 +40,19 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "edge/dialects/para/query_authority.py",
+    "edge/client/para/feed_socket.py",
+    "edge/client/para/feed_client.py",
+    "edge/dialects/para/sources.py",
+    "edge/dialects/para/service.py",
+    "edge/dialects/para/publishing.py",
+    "edge/dialects/para/presence_desk.py",
+    "edge/dialects/para/locks.py",
+    "edge/dialects/para/intents.py",
+    "edge/dialects/para/http.py",
+    "edge/dialects/para/connection.py",
+    "edge/dialects/para/coalesce.py",
+    "edge/dialects/para/access.py",
     "actors/alarms.py",
     "actors/history.py",
     "actors/host.py",
@@ -71,6 +85,7 @@ SHELL: set[str] = {
     "edge/cli/version.py",
     "edge/client/client.py",
     "edge/client/follow.py",
+    "edge/client/para/replica.py",
     "edge/client/starkeep/blocking.py",
     "edge/client/starkeep/engine.py",
     "edge/client/starkeep/files.py",
@@ -111,6 +126,9 @@ SHELL: set[str] = {
     "edge/websocket.py",
     "edge/websocket_plain.py",
     "infra/barrier.py",
+    "infra/bus/nats.py",
+    "infra/bus/queued.py",
+    "infra/bus/redis.py",
     "infra/clock.py",
     "infra/ids.py",
     "infra/objects.py",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from actors.dialects.asterql.plan import AsterqlDialect
+from actors.dialects.para.plan import ParaDialect
 from actors.dialects.starkeep.plan import StarkeepDialect
 from actors.dialects.stratasync.plan import StrataDialect
 from actors.rows import Key, Overlay
@@ -74,6 +75,7 @@ class KeepsContents(Protocol):
 
 _DIALECTS: dict[str, Dialect] = {
     "asterql": AsterqlDialect(),
+    "para-sync": ParaDialect(),
     "starkeep": StarkeepDialect(),
     "stratasync": StrataDialect(),
 }

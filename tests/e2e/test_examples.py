@@ -348,3 +348,22 @@ def test_a_replaced_file_that_begins_alike_is_another_file(tmp_path: Path) -> No
         chunk = tail.read()
         assert chunk is not None
         assert (chunk.text, chunk.fresh) == ("banner\nmore\n", True)
+
+
+# -- votes
+
+
+def test_votes_reach_a_service_over_a_real_nats_server() -> None:
+    done = example("votes.py")
+    assert done.returncode == 0, done.stderr
+    said = [re.split(r"\s{2,}|(?<=back)\s+|(?<=killed)\s+|(?<=late)\s+", line)[-1]
+            for line in done.stdout.splitlines()]  # fmt: skip
+    assert said == [
+        "she sees {'soup': 1} at once",
+        "hears {'soup': 1} over NATS",
+        "the server is away; he sees {'bread': 1, 'soup': 1}",
+        "ann sees {'bread': 1, 'soup': 1}",
+        "the service has {'bread': 2} again",
+        "closed: this poll is closed; he sees {'bread': 2}",
+        "sequence 5, one for each change",
+    ]

@@ -13,6 +13,7 @@ import pytest
 from edge.access import choose_access
 from edge.application import Alarm, Application, load_application
 from edge.auth import Credentials, Principal, allow_all, authorize_by_grants
+from edge.client.para.schema import PASSTHROUGH
 from edge.config import Config
 from edge.tokens import TokenKey, mint
 from infra.errors import AuthError, ConfigError
@@ -45,6 +46,9 @@ class FakeRuntime:
 
     def strata(self, name: str, tenant: str) -> Any:
         self.calls.append(("strata", tenant, name))
+
+    def para(self, name: str, tenant: str) -> Any:
+        self.calls.append(("para", tenant, name))
 
 
 async def test_calls_reach_the_runtime() -> None:
@@ -202,3 +206,29 @@ def test_loader_says_what_is_wrong(user_code: Path, target: str, told: str) -> N
     (user_code / "hf_raises.py").write_text("1 / 0\n")
     with pytest.raises(ConfigError, match=told):
         load_application(target, directory=user_code)
+
+
+def test_objects_are_declared_once() -> None:
+    app = Application()
+    with pytest.raises(ConfigError, match="no objects"):
+        app.para("main")
+    kind = app.synced("post", PASSTHROUGH)
+    app.objectfeed(root="main")
+    kind.intent("like")(lambda current, given, user: current)
+    kind.on_intent(lambda key, intent, user: intent.value)
+    app.presence("room", PASSTHROUGH)
+    app.query()(lambda spec, user, objects: [])
+    again: list[Any] = [
+        lambda: app.synced("post", PASSTHROUGH),
+        app.objectfeed,
+        lambda: kind.intent("like"),
+        lambda: kind.on_intent(lambda key, intent, user: None),
+        lambda: app.presence("room", PASSTHROUGH),
+        app.query,
+        lambda: app.source("post:1")(lambda: 1),
+    ]
+    for twice in again:
+        with pytest.raises(ConfigError):
+            twice()
+    with pytest.raises(RuntimeError):
+        app.para("main")

@@ -4,6 +4,8 @@ entries, kept answers, tables of their own, whole entries by group, scans.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -234,3 +236,27 @@ async def test_rows_and_scans_show_what_is_released(tmp_path: Path) -> None:
         assert isinstance(page, EntryPage) and page.last == 100
         with pytest.raises(ZeroDivisionError):
             await host.scan(ADDRESS, lambda reader: 1 // 0)
+
+
+async def test_a_scan_that_nobody_waits_for_any_more_is_closed(tmp_path: Path) -> None:
+    settings = HostSettings(dialects={"starkeep": Counting()})
+    begun, go = threading.Event(), threading.Event()
+    readers: list[Reader] = []
+
+    def work(reader: Reader) -> None:
+        readers.append(reader)
+        begun.set()
+        assert go.wait(20)
+
+    async with Host(tmp_path, settings) as host:
+        reply = FutureReply()
+        host.append(ADDRESS, [draft("1", "a")], reply, None)
+        await reply.future
+        waiting = asyncio.get_running_loop().create_task(host.scan(ADDRESS, work))
+        await asyncio.to_thread(begun.wait, 20)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        go.set()
+        async with asyncio.timeout(20):
+            while not readers[0].spool._file.closed:
+                await asyncio.sleep(0.005)

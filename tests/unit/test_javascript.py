@@ -1,4 +1,4 @@
-"""The JavaScript client, run in Node over the vectors that the Python code is tested with."""
+"""The JavaScript modules, run in Node over the vectors that the Python code is tested with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edge.version import VERSION
 NODE = shutil.which("node")
 TESTS = Path(__file__).parents[1] / "js"
 NODE_MAJOR_MIN = 20
+RUN = ["vectors", "store", "client", "para"]
 
 
 def node_version() -> int:
@@ -34,10 +35,10 @@ def test_it_carries_the_version_of_the_distribution() -> None:
 
 
 def test_all_files_are_run() -> None:
-    assert {path.stem for path in TESTS.glob("*.mjs")} == {"support", "vectors", "store", "client"}
+    assert {path.stem for path in TESTS.glob("*.mjs")} == {"support", *RUN}
 
 
-@pytest.mark.parametrize("name", ["vectors", "store", "client"])
+@pytest.mark.parametrize("name", RUN)
 def test_javascript(name: str) -> None:
     assert NODE is not None
     command = [NODE, "--test-reporter=tap", str(TESTS / f"{name}.mjs")]

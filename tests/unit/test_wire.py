@@ -68,3 +68,12 @@ def test_shared_frames_are_built_once() -> None:
     assert frames.plain == wire.text_frame("a") + wire.text_frame("b" * 2000)
     assert frames.deflated is frames.deflated
     assert len(frames.deflated) < len(frames.plain)
+
+
+def test_binary_frames_are_built_once_and_deflated_where_long() -> None:
+    frames = wire.BinaryFrames([b"\x81\x01", b"a" * 600])
+    assert frames.plain == b"\x82\x02\x81\x01" + b"\x82\x7e\x02\x58" + b"a" * 600
+    assert frames.plain is frames.plain
+    short, long = frames.deflated[:4], frames.deflated[4:]
+    assert short == b"\x82\x02\x81\x01", "nothing is won by deflating it"
+    assert long[0] == 0xC2 and wire.inflate(long[2:], 600) == b"a" * 600
