@@ -14,8 +14,8 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
 
 from aiohttp import web
 
@@ -63,6 +63,14 @@ class Session(Protocol):
         """The socket is gone."""
 
 
+@runtime_checkable
+class TakesBinary(Protocol):
+    """What a session has besides whose dialect speaks in binary messages, too."""
+
+    def receive_binary(self, data: bytes) -> None:
+        """As `receive`."""
+
+
 class SocketSettings:
     """What all sockets of a server share."""
 
@@ -82,14 +90,17 @@ class Socket(asyncio.Protocol):
 
     __slots__ = (
         "_accepted", "_closing_at", "_deaf", "_deflate", "_drained", "_fd", "_message", "_rest",
-        "_settings", "_stalled_at", "_transport", "_written", "congested", "heard_at", "session",
-        "silent_close",
+        "_settings", "_stalled_at", "_transport", "_written", "congested", "frame_bytes_max",
+        "heard_at", "session", "silence_s", "silent_close",
     )  # fmt: skip
 
     def __init__(self, settings: SocketSettings, deflate: bool) -> None:
         self.session: Session | None = None
         self.congested = False
-        self.silent_close: tuple[int, str] | None = None  # where the dialect has its own
+        # Where the dialect has its own: how it ends after how long a silence, how much it takes.
+        self.silent_close: tuple[int, str] | None = None
+        self.silence_s: float | None = None
+        self.frame_bytes_max = settings.frame_bytes_max
         self.heard_at = settings.monotonic()
         self._settings = settings
         self._deflate = deflate
@@ -124,7 +135,7 @@ class Socket(asyncio.Protocol):
         position = 0
         end = len(data)
         session = self.session
-        limit = self._settings.frame_bytes_max
+        limit = self.frame_bytes_max
         while end - position >= 6:
             first, second = data[position], data[position + 1]
             size = second & 127
@@ -164,7 +175,7 @@ class Socket(asyncio.Protocol):
         """
         self._deaf = True
         if masked:
-            self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+            self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
         else:
             self.close(PROTOCOL_ERROR, "client frames must be masked")
 
@@ -182,8 +193,8 @@ class Socket(asyncio.Protocol):
             if self._message is None:
                 self._message = bytearray((opcode | (0x40 if deflated else 0),))
             self._message += payload
-            if len(self._message) > self._settings.frame_bytes_max + 1:
-                self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+            if len(self._message) > self.frame_bytes_max + 1:
+                self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
             elif final:
                 message, self._message = self._message, None
                 self._whole(message)
@@ -191,16 +202,19 @@ class Socket(asyncio.Protocol):
     def _whole(self, message: bytearray) -> None:
         kind, body = message[0], bytes(message[1:])
         if kind & 0x40:
-            inflated = wire.inflate(body, self._settings.frame_bytes_max)
+            inflated = wire.inflate(body, self.frame_bytes_max)
             if inflated is None:
-                self.close(TOO_BIG, f"a message may have {self._settings.frame_bytes_max} bytes")
+                self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
                 return
             body = inflated
-        assert self.session is not None
-        if kind & 15 == wire.BINARY:
-            self.session.protocol_error("bad_frame", "send text frames, not binary ones")
+        session = self.session
+        assert session is not None
+        if kind & 15 != wire.BINARY:
+            session.receive(body)
+        elif isinstance(session, TakesBinary):
+            session.receive_binary(body)
         else:
-            self.session.receive(body)
+            session.protocol_error("bad_frame", "send text frames, not binary ones")
 
     def _control(self, opcode: int, payload: bytearray, final: bool) -> None:
         if len(payload) > 125 or not final or opcode > wire.PONG:
@@ -227,12 +241,12 @@ class Socket(asyncio.Protocol):
 
     # -- outbound (the dialects' Sink) -------------------------------------------------------------
 
-    def send(self, texts: list[str]) -> None:
+    def send(self, texts: Sequence[wire.Message]) -> None:
         """Frames for this client alone, as one write."""
         if self._deflate:
             self._write(b"".join([wire.deflated_frame(text) for text in texts]))
         else:
-            self._write(b"".join([wire.text_frame(text) for text in texts]))
+            self._write(b"".join([wire.message_frame(text) for text in texts]))
 
     def send_shared(self, frames: Frames) -> None:
         """Frames that others get alike: their bytes are built once."""
@@ -297,6 +311,7 @@ class Socket(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        silence_s = self.silence_s or silence_s
         if self._closing_at is not None:
             if now - self._closing_at > max(CLOSE_LINGER_S, stall_s):
                 transport.abort()

@@ -6,12 +6,12 @@ Slower and ten times the memory per connection, but nothing in it is private.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
-from edge.websocket import Session, SocketSettings
-from edge.wire import Frames
+from edge.websocket import Session, SocketSettings, TakesBinary
+from edge.wire import Frames, Message
 from infra import limits
 
 
@@ -21,12 +21,12 @@ class PlainSocket:
     def __init__(self, response: web.WebSocketResponse) -> None:
         self.congested = False
         self._response = response
-        self._queue: asyncio.Queue[list[str] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Sequence[Message] | None] = asyncio.Queue()
         self._bytes = 0
         self._drained = asyncio.Event()
         self._close: tuple[int, str] | None = None
 
-    def send(self, texts: list[str]) -> None:
+    def send(self, texts: Sequence[Message]) -> None:
         self._bytes += sum(map(len, texts))
         self.congested = self._bytes > limits.QUEUE_BYTES_MAX
         if self.congested:
@@ -34,7 +34,7 @@ class PlainSocket:
         self._queue.put_nowait(texts)
 
     def send_shared(self, frames: Frames) -> None:
-        self.send(frames.texts)
+        self.send(frames.messages)
 
     async def drained(self) -> None:
         if self.congested:
@@ -54,7 +54,10 @@ class PlainSocket:
         """Send what is queued until `close` or the peer is gone."""
         while (texts := await self._queue.get()) is not None:
             for text in texts:
-                await self._response.send_str(text)
+                if isinstance(text, str):
+                    await self._response.send_str(text)
+                else:
+                    await self._response.send_bytes(text)
             self._bytes -= sum(map(len, texts))
             if self._bytes <= limits.QUEUE_BYTES_MAX // 4:
                 self.congested = False
@@ -64,11 +67,12 @@ class PlainSocket:
 
 
 async def serve_plain(
-    request: web.Request, settings: SocketSettings, open_session: Callable[[PlainSocket], Session]
-) -> web.WebSocketResponse:
+    request: web.Request, settings: SocketSettings, open_session: Callable[[PlainSocket], Session],
+    *, frame_bytes_max: int | None = None,
+) -> web.WebSocketResponse:  # fmt: skip
     """Run the connection to its end."""
     response = web.WebSocketResponse(
-        max_msg_size=settings.frame_bytes_max,
+        max_msg_size=frame_bytes_max or settings.frame_bytes_max,
         heartbeat=limits.STALL_MAX_S,
         compress=settings.compression,
         autoping=True,
@@ -94,5 +98,9 @@ async def _read(response: web.WebSocketResponse, socket: PlainSocket, session: S
         if message.type is WSMsgType.TEXT:
             session.handle(message.data)
         elif message.type is WSMsgType.BINARY:
-            session.protocol_error("bad_frame", "send text frames, not binary ones")
+            if isinstance(session, TakesBinary):
+                session.receive_binary(message.data)
+                session.received()
+            else:
+                session.protocol_error("bad_frame", "send text frames, not binary ones")
     socket.close(1000, "")
