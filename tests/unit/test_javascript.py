@@ -33,11 +33,14 @@ def test_it_carries_the_version_of_the_distribution() -> None:
     assert f'export const VERSION = "{VERSION}";' in module.read_text("utf-8")
 
 
+RUN = ("vectors", "store", "client", "rtc_store", "rtc_client")
+
+
 def test_all_files_are_run() -> None:
-    assert {path.stem for path in TESTS.glob("*.mjs")} == {"support", "vectors", "store", "client"}
+    assert {path.stem for path in TESTS.glob("*.mjs")} == {*RUN, "support", "rtc_support"}
 
 
-@pytest.mark.parametrize("name", ["vectors", "store", "client"])
+@pytest.mark.parametrize("name", RUN)
 def test_javascript(name: str) -> None:
     assert NODE is not None
     command = [NODE, "--test-reporter=tap", str(TESTS / f"{name}.mjs")]
