@@ -11,6 +11,7 @@
  */
 
 import { canonical, sha256 } from "../holdfast.js";
+import { merge, mergeProperty, wins, write } from "./objects.js";
 import { Text, lengthOf, parseTextId } from "./text.js";
 import {
   NOTHING,
@@ -23,7 +24,6 @@ import {
 
 /** Members of a node that are no properties. */
 export const RESERVED = new Set(["key", "id", "tag", "name", "children", "parent", "_crdt"]);
-const LEAF = "\0"; // between a path and the member names below it, in the names of stamps
 const NONE = [];
 
 /** A node as it is held; `props`, `lww` (stamps by name) and `text` are Maps. Not to be changed. */
@@ -350,8 +350,6 @@ function change({ graph, message, touch }, node, changes) {
   touch(node.key);
 }
 
-const wins = (stamp, held) => held === undefined || held === null || compareStamps(stamp, held) >= 0;
-
 /** A Map with some members replaced; undefined removes. */
 function replaced(map, changes) {
   const copy = new Map(map);
@@ -362,22 +360,31 @@ function replaced(map, changes) {
   return copy;
 }
 
-function putValue(context, node, path, value, stamp) {
-  const lww = stamp === undefined ? node.lww : replaced(node.lww, [[path, stamp]]);
-  if (path === "name" || path === "tag") change(context, node, { [path]: value, lww });
-  else change(context, node, { props: replaced(node.props, [[path, value]]), lww });
+function putValue(context, node, path, value) {
+  if (path === "name" || path === "tag") change(context, node, { [path]: value });
+  else change(context, node, { props: replaced(node.props, [[path, value]]) });
 }
 
 const held = (node, path) =>
   path === "name" || path === "tag" ? node[path] : node.props.get(path);
 
+/** Copies of what an operation may change of a node. */
+const draft = (node) => ({ props: new Map(node.props), lww: new Map(node.lww) });
+
 for (const otype of SETTERS.keys()) {
-  if (otype === "object.set" || otype === "array.set") continue;
   APPLY.set(otype, (context, op) => {
-    const node = context.graph.live(op.key);
+    const { graph, stamp } = context;
+    const node = graph.live(op.key);
     if (node === undefined || node.text.has(op.path)) return;
-    if (wins(context.stamp, node.lww.get(op.path))) {
-      putValue(context, node, op.path, op.value, context.stamp);
+    if (op.path === "children") {
+      setChildren(context, node, op);
+    } else if (op.path === "name" || op.path === "tag") {
+      if (!wins(stamp, node.lww.get(op.path))) return;
+      const lww = replaced(node.lww, [[op.path, stamp]]);
+      change(context, node, { [op.path]: op.value, lww });
+    } else {
+      const made = draft(node);
+      if (write(made, op.path, op.value, stamp)) change(context, node, made);
     }
   });
 }
@@ -398,37 +405,6 @@ function transformer(transform) {
 
 for (const [otype, transform] of TRANSFORMS) APPLY.set(otype, transformer(transform));
 
-// --- objects -------------------------------------------------------------------------------------
-
-APPLY.set("object.set", (context, op) => {
-  const node = context.graph.live(op.key);
-  const { stamp } = context;
-  if (node === undefined || node.text.has(op.path) || !wins(stamp, node.lww.get(op.path))) return;
-  const below = op.path + LEAF;
-  const stamps = [[op.path, stamp]];
-  let value = op.value;
-  for (const [name, leaf] of node.lww) {
-    if (!name.startsWith(below)) continue;
-    if (compareStamps(leaf, stamp) <= 0) stamps.push([name, undefined]);
-    else value = putLeaf(value, name.slice(below.length).split(LEAF), held(node, op.path));
-  }
-  const props = replaced(node.props, [[op.path, value]]);
-  change(context, node, { props, lww: replaced(node.lww, stamps) });
-});
-
-/** `target` with the leaf that `names` lead to taken over from `source`. */
-function putLeaf(target, [name, ...rest], source) {
-  const from = isObject(source) ? source[name] : undefined;
-  if (from === undefined) return target;
-  const into = isObject(target) ? target : {};
-  const value = rest.length === 0 ? from : putLeaf(into[name] ?? {}, rest, from);
-  return withMember(into, name, value);
-}
-
-/** A copy with one member more; `__proto__` is a name like others. */
-const withMember = (object, name, value) =>
-  Object.fromEntries([...Object.entries(object).filter(([held]) => held !== name), [name, value]]);
-
 APPLY.set("object.merge", (context, op) => {
   const node = context.graph.live(op.key);
   if (node === undefined) return;
@@ -436,57 +412,27 @@ APPLY.set("object.merge", (context, op) => {
     mergeNode(context, node, op.value);
     return;
   }
-  if (node.text.has(op.path)) return;
-  const current = held(node, op.path);
-  if (current !== undefined && !isObject(current)) return;
-  const stamps = new Map();
-  const value = mergeObject(current ?? {}, op.value, op.path, node.lww, context.stamp, stamps);
-  const props = replaced(node.props, [[op.path, value]]);
-  change(context, node, { props, lww: replaced(node.lww, stamps) });
+  const current = node.props.get(op.path);
+  if (node.text.has(op.path) || !(current === undefined || isObject(current))) return;
+  const made = draft(node);
+  merge(made, op.path, op.value, context.stamp);
+  change(context, node, made);
 });
-
-function mergeObject(current, value, path, lww, stamp, stamps) {
-  if (!wins(stamp, lww.get(path))) return current;
-  let result = current;
-  for (const [name, item] of Object.entries(value)) {
-    const below = path + LEAF + name;
-    const before = Object.hasOwn(result, name) ? result[name] : undefined;
-    if (isObject(item) && isObject(before)) {
-      result = withMember(result, name, mergeObject(before, item, below, lww, stamp, stamps));
-    } else if (wins(stamp, lww.get(below))) {
-      result = withMember(result, name, item);
-      stamps.set(below, stamp);
-    }
-  }
-  return result;
-}
 
 /** Path `.`: the members are the node's properties. */
 function mergeNode(context, node, value) {
   const { stamp } = context;
-  const stamps = new Map();
-  const props = [];
-  let { name } = node;
+  const made = { ...draft(node), name: node.name };
   for (const [path, item] of Object.entries(value)) {
     if (path === "name") {
-      if (!isString(item) || !wins(stamp, node.lww.get("name"))) continue;
-      name = item;
-      stamps.set("name", stamp);
+      if (!isString(item) || !wins(stamp, made.lww.get("name"))) continue;
+      made.name = item;
+      made.lww.set("name", stamp);
     } else if (!RESERVED.has(path) && !node.text.has(path)) {
-      const before = node.props.get(path);
-      if (isObject(item) && isObject(before)) {
-        props.push([path, mergeObject(before, item, path, node.lww, stamp, stamps)]);
-      } else if (wins(stamp, node.lww.get(path))) {
-        props.push([path, item]);
-        stamps.set(path, stamp);
-      }
+      mergeProperty(made, path, item, stamp);
     }
   }
-  change(context, node, {
-    name,
-    props: replaced(node.props, props),
-    lww: replaced(node.lww, stamps),
-  });
+  change(context, node, made);
 }
 
 // --- nodes and the tree --------------------------------------------------------------------------
@@ -540,15 +486,11 @@ function insert(context, { key, parent, id, data }) {
 }
 
 function setNode(context, node, data) {
-  const { stamp } = context;
-  const won = Object.entries(data).filter(
-    ([path]) => !RESERVED.has(path) && !node.text.has(path) && wins(stamp, node.lww.get(path)),
-  );
-  const stamps = won.map(([path]) => [path, stamp]);
-  change(context, node, {
-    props: replaced(node.props, won),
-    lww: replaced(node.lww, stamps),
-  });
+  const made = draft(node);
+  for (const [path, item] of Object.entries(data)) {
+    if (!RESERVED.has(path) && !node.text.has(path)) write(made, path, item, context.stamp);
+  }
+  change(context, node, made);
 }
 
 APPLY.set("node.remove", (context, op) => {
@@ -601,14 +543,9 @@ const CHILDREN = new Map([
   ],
 ]);
 
-APPLY.set("array.set", (context, op) => {
+function setChildren(context, node, op) {
   const { graph, stamp, touch } = context;
-  const node = graph.live(op.key);
-  if (node === undefined || node.text.has(op.path) || !wins(stamp, node.lww.get(op.path))) return;
-  if (op.path !== "children") {
-    putValue(context, node, op.path, op.value, stamp);
-    return;
-  }
+  if (!wins(stamp, node.lww.get("children"))) return;
   const wanted = new Set(op.value);
   for (const child of [...graph.children(op.key)]) {
     if (!wanted.has(child) && graph.detach(child)) touch(child);
@@ -617,7 +554,7 @@ APPLY.set("array.set", (context, op) => {
   const order = new Set(graph.children(op.key));
   graph.order(op.key, [...wanted].filter((child) => order.has(child)));
   change(context, node, { lww: replaced(node.lww, [["children", stamp]]) });
-});
+}
 
 // --- text ----------------------------------------------------------------------------------------
 
