@@ -10,8 +10,8 @@
  * tombstone keeps its links. Every key has at most one parent.
  */
 
-import { canonical, sha256 } from "../holdfast.js";
-import { merge, mergeProperty, wins, write } from "./objects.js";
+import { canonical, compareCodePoints, sha256 } from "../holdfast.js";
+import { merge, mergeProperty, put, wins, write } from "./objects.js";
 import { Text, lengthOf, parseTextId } from "./text.js";
 import {
   NOTHING,
@@ -191,53 +191,67 @@ export class Graph {
 
   // -- the wire
 
-  /** `{nodes, rootKey, tree}` as it stands on the wire; `tree`: children of absent nodes. */
+  /** `{nodes, rootKey}` as it stands on the wire, and `tree`: links of keys without a node. */
   toJSON() {
     const nodes = this.keys().map((key) => [key, nodeToWire(this, this.node(key))]);
-    const tree = [];
-    for (const [key] of nodes) {
-      const parent = this.parent(key);
-      if (parent !== null && this.node(parent) === undefined) {
-        tree.push([parent, [...this.children(parent)]]);
-      }
+    const graph = { nodes: Object.fromEntries(nodes), rootKey: this.rootKey };
+    const places = this.#places().map((key) => [
+      key,
+      { key, children: [...this.children(key)], parent: this.parent(key) },
+    ]);
+    return places.length === 0 ? graph : { ...graph, tree: Object.fromEntries(places) };
+  }
+
+  /** Keys that were never inserted, but are attached or have children. */
+  #places() {
+    const keys = new Set();
+    for (let layer = this; layer !== null; layer = layer.#under) {
+      for (const key of [...layer.#children.keys(), ...layer.#parents.keys()]) keys.add(key);
     }
-    return {
-      nodes: Object.fromEntries(nodes),
-      rootKey: this.rootKey,
-      tree: Object.fromEntries(tree),
-    };
+    return [...keys].filter(
+      (key) =>
+        this.node(key) === undefined &&
+        (this.parent(key) !== null || this.children(key).length > 0),
+    );
   }
 
   /** A graph of its own, of what `toJSON` gave. */
   static fromJSON({ nodes = {}, rootKey = "", tree = {} } = {}) {
     const graph = new Graph();
     graph.setRoot(rootKey);
-    for (const [key, wire] of Object.entries(nodes)) {
-      graph.put(nodeFromWire(wire));
-      graph.#adopt(key, wire.children);
-      if (wire.parent !== null && wire.parent !== undefined) graph.#parents.set(key, wire.parent);
+    for (const wire of Object.values(nodes)) graph.put(nodeFromWire(wire));
+    for (const { key, children, parent } of [...Object.values(nodes), ...Object.values(tree)]) {
+      if (children.length > 0) graph.#children.set(key, [...children]);
+      if (parent !== null) graph.#parents.set(key, parent);
     }
-    // Children of what is not inserted yet: their order stands nowhere else.
-    for (const [key, children] of Object.entries(tree)) graph.#adopt(key, children);
     return graph;
-  }
-
-  #adopt(parent, children) {
-    if (children.length === 0) return;
-    this.#children.set(parent, [...children]);
-    for (const child of children) this.#parents.set(child, parent);
   }
 }
 
-/** The hash of a scene: equal where two graphs are, whatever led there. */
+const HASHES = new WeakMap(); // of nodes as held: {children, parent, hash}
+
+/** 64 hex digits: SHA-256 of the node's wire form without its clock and times. */
+function nodeHash(graph, node) {
+  const [children, parent] = [graph.children(node.key).join("\0"), graph.parent(node.key)];
+  const known = HASHES.get(node);
+  if (known?.children === children && known.parent === parent) return known.hash;
+  const wire = nodeToWire(graph, node);
+  const { clock, createdAt, updatedAt, deletedAt, ...rest } = wire._crdt;
+  const hash = sha256(canonical({ ...wire, _crdt: rest }));
+  HASHES.set(node, { children, parent, hash });
+  return hash;
+}
+
+/**
+ * The hash of a scene: equal where two are, whatever led there. "h1_" and 32 hex digits of SHA-256
+ * over the line `rootKey LF` and, sorted by key, `key SPACE node-hash LF`.
+ */
 export function stateHash(graph) {
-  const nodes = graph.keys().map((key) => {
-    const wire = nodeToWire(graph, graph.node(key));
-    const { clock, createdAt, updatedAt, deletedAt, ...rest } = wire._crdt;
-    return [key, { ...wire, _crdt: rest }];
-  });
-  const text = canonical({ rootKey: graph.rootKey, nodes: Object.fromEntries(nodes) });
-  return `h1_${sha256(text).slice(0, 32)}`;
+  const lines = graph
+    .keys()
+    .sort(compareCodePoints)
+    .map((key) => `${key} ${nodeHash(graph, graph.node(key))}\n`);
+  return `h1_${sha256(`${graph.rootKey}\n${lines.join("")}`).slice(0, 32)}`;
 }
 
 /** A node as it stands on the wire: properties flat beside the reserved members. */
@@ -342,7 +356,7 @@ function change({ graph, message, touch }, node, changes) {
   const own = clock?.[sessionId] ?? 0;
   graph.put({
     ...node,
-    clock: { ...node.clock, [sessionId]: Math.max(node.clock[sessionId] ?? 0, own) },
+    clock: { [sessionId]: own },
     lamportTime: Math.max(node.lamportTime, lamportTime),
     updatedAt: timestamp ?? 0,
     ...changes,
@@ -382,9 +396,11 @@ for (const otype of SETTERS.keys()) {
       if (!wins(stamp, node.lww.get(op.path))) return;
       const lww = replaced(node.lww, [[op.path, stamp]]);
       change(context, node, { [op.path]: op.value, lww });
-    } else {
+    } else if (wins(stamp, node.lww.get(op.path))) {
       const made = draft(node);
-      if (write(made, op.path, op.value, stamp)) change(context, node, made);
+      if (otype === "object.set") write(made, op.path, op.value, stamp);
+      else put(made, op.path, op.value, stamp);
+      change(context, node, made);
     }
   });
 }
@@ -437,15 +453,16 @@ function mergeNode(context, node, value) {
 
 // --- nodes and the tree --------------------------------------------------------------------------
 
+const keyOrNull = (key) => (key === undefined || key === "" || key === "." ? null : key);
+
 /** `{key, parent, id, data}` of either shape of an insert; parent null where none is given. */
 export function insertOf(op) {
   const { value } = op;
   if (op.path === "children") {
-    const parent = op.key === "" || op.key === "." ? null : op.key;
-    return { key: value.key, parent, id: value.id ?? value.key, data: value };
+    return { key: value.key, parent: keyOrNull(op.key), id: value.id ?? value.key, data: value };
   }
   const id = op.key === value.key ? (value.id ?? op.key) : (value.key ?? value.id ?? op.key);
-  return { key: op.key, parent: op.parent ?? null, id, data: value };
+  return { key: op.key, parent: keyOrNull(op.parent), id, data: value };
 }
 
 APPLY.set("node.insert", (context, op) => insert(context, insertOf(op)));
@@ -571,7 +588,7 @@ function onText(context, op, edit) {
   const before = node === undefined ? undefined : textOf(node, op.path);
   if (before === undefined) return;
   const after = edit(before, node.text.has(op.path));
-  if (after === before && node.text.has(op.path)) return;
+  if (after === before && (context.undone || node.text.has(op.path))) return;
   change(context, node, {
     text: replaced(node.text, [[op.path, after]]),
     props: replaced(node.props, [[op.path, undefined]]),
@@ -580,6 +597,7 @@ function onText(context, op, edit) {
 
 function insertText(text, op, visible) {
   const [anchor, content] = op.value;
+  if (content === "") return text;
   const [author, n] = parseTextId(op.id);
   if (text.has(author, n, lengthOf(content))) return text;
   return text.insert(author, n, content, anchor, visible);

@@ -24,6 +24,13 @@ export function write({ props, lww }, path, value, stamp) {
   return true;
 }
 
+/** Set a property to what is no object: no member of it is left to keep. It has won already. */
+export function put({ props, lww }, path, value, stamp) {
+  for (const name of [...lww.keys()]) if (name.startsWith(path + LEAF)) lww.delete(name);
+  lww.set(path, stamp);
+  props.set(path, value);
+}
+
 /** Merge an object into a property that is an object or absent. */
 export function merge({ props, lww }, path, value, stamp) {
   if (!wins(stamp, lww.get(path))) return;

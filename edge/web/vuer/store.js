@@ -55,7 +55,7 @@ export class GraphStore {
    * A session id is `[A-Za-z0-9._@-]{1,64}` and belongs to one store at a time.
    */
   constructor(sessionId, { onSend = () => {}, now = Date.now, newId = newEventId } = {}) {
-    if (typeof sessionId !== "string" || !/^[A-Za-z0-9._@-]{1,64}$/.test(sessionId)) {
+    if (!/^[A-Za-z0-9._@-]{1,64}$/.test(sessionId) || sessionId === "@init") {
       throw new RtcError("invalid_message", "a session id is 1 to 64 of A-Z a-z 0-9 . _ @ -");
     }
     this.#sessionId = sessionId;

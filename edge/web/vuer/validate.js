@@ -6,7 +6,7 @@
  */
 
 import { RtcError } from "./errors.js";
-import { isOtype } from "./graph.js";
+import { insertOf, isOtype } from "./graph.js";
 import { lengthOf, parseTextId } from "./text.js";
 import {
   SETTERS,
@@ -162,6 +162,8 @@ function validateNodeOp(op) {
     if (!(parent === undefined || parent === null || parent === "" || isKey(parent))) {
       refuse(op, "parent: key of a node");
     }
+    if (!isKey(insertOf(op).id)) refuse(op, "id: a text");
+    if (!Object.keys(value).every(isPath)) refuse(op, "members are properties");
     if (!optional(isKeys)(value.children)) refuse(op, "children: a list of keys");
     if (!optional(isString)(value.tag) || !optional(isString)(value.name)) {
       refuse(op, "tag and name are texts");
@@ -185,7 +187,7 @@ function validateTextOp(op) {
     return;
   }
   if (otype === "text.replace" && !ranges) refuse(op, "rm: a list of [id, count]");
-  if (!isId(id)) refuse(op, "id: session:number");
+  if (!(isId(id) || (id === undefined && value?.[1] === ""))) refuse(op, "id: session:number");
   const fits =
     isArray(value) &&
     value.length === 2 &&
@@ -207,7 +209,7 @@ export function validateMessage(message) {
   ops.forEach(validateOp);
   const metas = ops.filter(isMeta).length;
   if (metas > 0 && metas < ops.length) {
-    throw new RtcError("invalid_message", "undo and other operations do not mix");
+    throw new RtcError("invalid_op", "undo and other operations do not mix");
   }
   const size = utf8.encode(JSON.stringify(message)).length;
   if (size > MESSAGE_BYTES_MAX) {
