@@ -37,7 +37,7 @@ RUN = ("vectors", "store", "client", "rtc_store", "rtc_client")
 
 
 def test_all_files_are_run() -> None:
-    assert {path.stem for path in TESTS.glob("*.mjs")} == {*RUN, "support", "rtc_support"}
+    assert {path.stem for path in TESTS.glob("*.mjs")} == {*RUN, "support", "rtc_support", "rtc_fold"}
 
 
 @pytest.mark.parametrize("name", RUN)
