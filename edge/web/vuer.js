@@ -24,6 +24,7 @@ export {
   blendColors,
   compareStamps,
   deepEqual,
+  eulerToQuaternion,
   isArray,
   isBoolean,
   isColor,
@@ -37,7 +38,15 @@ export {
   rotateVector,
 } from "./vuer/transforms.js";
 export { Graph, applyMessage, applyMessages, stateHash } from "./vuer/graph.js";
-export { isKey, isMeta, isPath, isValue, validateMessage, validateOp } from "./vuer/validate.js";
+export {
+  isKey,
+  isMeta,
+  isPath,
+  isSession,
+  isValue,
+  validateMessage,
+  validateOp,
+} from "./vuer/validate.js";
 export { mergeEdit } from "./vuer/buffer.js";
 export { registerOtype } from "./vuer/otypes.js";
 export { GraphStore } from "./vuer/store.js";

@@ -251,3 +251,29 @@ test("what is not valid changes nothing and says why", () => {
   assert.equal(x(), 0);
   assert.deepEqual(store.edits, []);
 });
+
+test("euler angles go out as a quaternion", () => {
+  const { store, sent } = ann();
+  store.edit({ otype: "vector3.set", key: "n", path: "v", value: [1, 0, 0] });
+  const value = [0, 0, Math.PI / 2];
+  store.edit({ otype: "vector3.applyEuler", key: "n", path: "v", value });
+  store.commit();
+  assert.equal(sent[0].ops[1].otype, "vector3.applyQuaternion");
+  const expected = [0, 1, 0];
+  store.graph.value("n", "v").forEach((x, i) => assert.ok(Math.abs(x - expected[i]) < 1e-12));
+});
+
+test("typing is one insert with identities that count on", () => {
+  const { store, sent } = ann();
+  for (const [position, value] of ["h", "é", "👍", "!"].entries()) {
+    store.edit({ otype: "text.insert", key: "n", path: "t", position, value });
+  }
+  store.commit();
+  assert.deepEqual(sent[0].ops, [
+    { otype: "text.insert", key: "n", path: "t", id: "ann:0", value: [null, "hé👍!"] },
+  ]);
+  store.edit({ otype: "text.replace", key: "n", path: "t", position: 1, length: 2, value: "a" });
+  assert.equal(store.graph.value("n", "t"), "ha!");
+  store.undo();
+  assert.equal(store.graph.value("n", "t"), "hé👍!");
+});

@@ -33,7 +33,7 @@ def test_it_carries_the_version_of_the_distribution() -> None:
     assert f'export const VERSION = "{VERSION}";' in module.read_text("utf-8")
 
 
-RUN = ("vectors", "store", "client", "rtc_store", "rtc_client")
+RUN = ("vectors", "store", "client", "rtc_vectors", "rtc_store", "rtc_client")
 
 
 def test_all_files_are_run() -> None:

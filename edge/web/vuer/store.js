@@ -17,7 +17,8 @@ import { mergeEdit } from "./buffer.js";
 import { RtcError } from "./errors.js";
 import { Graph, applyOps } from "./graph.js";
 import { Text, lengthOf } from "./text.js";
-import { isMeta, validateMessage, validateOp } from "./validate.js";
+import { eulerToQuaternion, isEuler } from "./transforms.js";
+import { isMeta, isSession, validateMessage, validateOp } from "./validate.js";
 
 const BUFFERED_MAX = 4096; // messages ahead of a gap; further ones are asked for again
 const CLOCK_SESSIONS_MAX = 32; // a room may have seen thousands; a message has 64 KiB
@@ -55,7 +56,7 @@ export class GraphStore {
    * A session id is `[A-Za-z0-9._@-]{1,64}` and belongs to one store at a time.
    */
   constructor(sessionId, { onSend = () => {}, now = Date.now, newId = newEventId } = {}) {
-    if (!/^[A-Za-z0-9._@-]{1,64}$/.test(sessionId) || sessionId === "@init") {
+    if (!isSession(sessionId)) {
       throw new RtcError("invalid_message", "a session id is 1 to 64 of A-Z a-z 0-9 . _ @ -");
     }
     this.#sessionId = sessionId;
@@ -296,9 +297,15 @@ export class GraphStore {
 
   /**
    * An operation with what a caller need not write: identities of new characters, and anchors in
-   * place of positions. Positions count code points of the text as shown.
+   * place of positions. Positions count code points of the text as shown. Euler angles become a
+   * quaternion here: sines are not the same bits on every machine.
    */
   #complete(op) {
+    if (op?.otype === "vector3.applyEuler" && isEuler(op.value)) {
+      const { order, intrinsic, ...made } = op;
+      const value = eulerToQuaternion(op.value, order, intrinsic);
+      return { ...made, otype: "vector3.applyQuaternion", value };
+    }
     if (typeof op?.otype !== "string" || !op.otype.startsWith("text.")) return op;
     const { position, length = 0, ...made } = op;
     const text = this.#view.text(op.key, op.path) ?? new Text();

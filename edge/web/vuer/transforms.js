@@ -86,6 +86,21 @@ export function rotateVector([x, y, z], quaternion) {
   return turned.slice(0, 3);
 }
 
+/**
+ * The quaternion of three angles in radians, applied in `order`: about the axes that turn along
+ * (intrinsic), or about those that stand. Sines differ in the last bit between machines, so what
+ * this gives is for a message, never for the fold.
+ */
+export function eulerToQuaternion(angles, order = "XYZ", intrinsic = true) {
+  const turns = [...order].map((axis) => {
+    const at = "XYZ".indexOf(axis);
+    const turn = [0, 0, 0, Math.cos(angles[at] / 2)];
+    turn[at] = Math.sin(angles[at] / 2);
+    return turn;
+  });
+  return (intrinsic ? turns : turns.reverse()).reduce(multiplyQuaternions);
+}
+
 const channels = (color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
 
 /** Two colours mixed, channel by channel; `alpha` 1 is the second alone. */

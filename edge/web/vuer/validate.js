@@ -199,14 +199,48 @@ function validateTextOp(op) {
 const isMessageId = (value) => named(value, ID_CHARS_MAX);
 const utf8 = new TextEncoder();
 
+const ALIASES = { client: "sessionId", lt: "lamportTime", ts: "timestamp" };
+
+/** A message in its long names; it may come in the short ones of the wire. */
+function longNames(message) {
+  const named = Object.entries(message).map(([name, value]) => [ALIASES[name] ?? name, value]);
+  const long = Object.fromEntries(named);
+  if (!isArray(long.ops)) return long;
+  const ops = long.ops.map((op) =>
+    isObject(op) && Object.hasOwn(op, "ot") ? { otype: op.ot, ...op } : op,
+  );
+  return { ...long, ops };
+}
+
+/** Whether a value may name a session. */
+export const isSession = (value) =>
+  typeof value === "string" && /^[A-Za-z0-9._@-]{1,64}$/.test(value) && value !== "@init";
+
 /** Throw RtcError where the server would refuse a message whatever the scene is. */
 export function validateMessage(message) {
-  const { id, ops } = message;
-  if (!isMessageId(id)) throw new RtcError("invalid_message", "id: 1 to 128 characters");
-  if (!isArray(ops) || ops.length === 0 || ops.length > OPS_MAX) {
-    throw new RtcError("invalid_message", `a message has 1 to ${OPS_MAX} operations`);
+  const { id, sessionId, clock = {}, lamportTime, timestamp = 0, ops } = longNames(message);
+  const need = (valid, what) => {
+    if (!valid) throw new RtcError("invalid_message", what);
+  };
+  need(isMessageId(id), `id: 1 to ${ID_CHARS_MAX} characters`);
+  need(isSession(sessionId), "sessionId: 1 to 64 of A-Z a-z 0-9 . _ @ -");
+  need(isCount(lamportTime), "lamportTime: a whole number from 0");
+  need(isNumber(timestamp), "timestamp: milliseconds");
+  const counters = isObject(clock) && Object.entries(clock);
+  need(
+    counters && counters.every(([name, count]) => isSession(name) && isCount(count)),
+    "clock: an object of counters by session",
+  );
+  need(
+    isArray(ops) && ops.length > 0 && ops.length <= OPS_MAX,
+    `a message has 1 to ${OPS_MAX} operations`,
+  );
+  for (const op of ops) {
+    validateOp(op);
+    if (TEXT_OPS.test(op.otype) && op.id !== undefined && parseTextId(op.id)[0] !== sessionId) {
+      refuse(op, `id: characters of ${sessionId} alone`);
+    }
   }
-  ops.forEach(validateOp);
   const metas = ops.filter(isMeta).length;
   if (metas > 0 && metas < ops.length) {
     throw new RtcError("invalid_op", "undo and other operations do not mix");
