@@ -83,11 +83,12 @@ export class Text {
   /** `[index of the run, offset in it]` of a character, null where it never was. */
   #find(author, n) {
     const runs = this.#runs;
-    for (let step = 0; step < runs.length; step++) {
-      const index = (this.#at + step) % runs.length;
+    const held = (run) => run[0] === author && n >= run[1] && n - run[1] < countOf(run);
+    if (this.#at < runs.length && held(runs[this.#at])) return [this.#at, n - runs[this.#at][1]];
+    for (let index = 0; index < runs.length; index++) {
       const run = runs[index];
-      if (run[0] !== author || n < run[1]) continue;
-      if (n - run[1] < (run[2].length ?? run[2]) && n - run[1] < countOf(run)) {
+      if (n < run[1] || run[0] !== author) continue;
+      if (n - run[1] < (run[2].length ?? run[2]) && held(run)) {
         this.#at = index;
         return [index, n - run[1]];
       }
@@ -122,9 +123,8 @@ export class Text {
       const found = at === null ? null : this.#find(...at);
       [index, offset] = found === null ? [this.#runs.length, 0] : [found[0], found[1] + 1];
     }
-    const around = this.#runs.slice(Math.max(index - 1, 0), index);
-    const runs = [];
-    for (const run of around) push(runs, run);
+    const from = Math.max(index - 1, 0);
+    const runs = this.#runs.slice(from, index);
     const run = this.#runs[index];
     const length = run === undefined ? 0 : countOf(run);
     if (offset > 0) push(runs, part(run, 0, offset));
@@ -132,10 +132,8 @@ export class Text {
     if (offset < length) push(runs, part(run, offset, length));
     const next = this.#runs[index + 1];
     if (next !== undefined) push(runs, next);
-    const from = Math.max(index - 1, 0);
-    const all = this.#runs.slice(0, from);
-    for (const each of runs) all.push(each);
-    for (let i = index + 2; i < this.#runs.length; i++) all.push(this.#runs[i]);
+    const all = this.#runs.slice();
+    all.splice(from, index + 2 - from, ...runs);
     const text = new Text(all);
     text.#at = Math.min(index, all.length - 1);
     return text;
