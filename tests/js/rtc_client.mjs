@@ -162,6 +162,9 @@ test("presence: the newest, at most every 33 ms; members come and go", async () 
   assert.deepEqual([...client.members], [["bob", { state: { at: 9 } }]]);
   last().deliver({ mtype: "members", joined: [], left: ["bob"] });
   assert.equal(client.members.size, 0);
+  const member = (sessionId, connected) => ({ sessionId, connected, vectorClock: {}, lastSeen: 0 });
+  last().deliver({ mtype: "members", all: [member("cy", true), member("di", false)] });
+  assert.deepEqual([...client.members.keys()], ["cy"]);
 });
 
 test("it leaves, works on, and comes back with what was done", async () => {

@@ -240,7 +240,8 @@ export class RtcClient {
     const before = this.members;
     this.members = new Map();
     for (const [session, member] of memberEntries(members)) {
-      if (session !== this.store.sessionId) {
+      // Who is not connected may come back within a moment, but is not here.
+      if (session !== this.store.sessionId && member?.connected !== false) {
         const state = member?.presence ?? member?.state ?? before.get(session)?.state ?? null;
         this.members.set(session, { state });
       }
