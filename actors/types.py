@@ -104,13 +104,15 @@ class Bounds(msgspec.Struct, frozen=True):
     """What a scope holds: entries floor+1..head. `durable` is the position that is as safe as the
     server makes it.
 
-    `epoch` is "" for a scope that was never written.
+    `epoch` is "" for a scope that was never written. `floor_at` is the head at which the floor last
+    moved: who has seen it knows all that could concern entries up to the floor.
     """
 
     epoch: str
     head: int
     floor: int
     durable: int
+    floor_at: int = 0
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -182,12 +182,10 @@ def _remove(scene: Scene, message: Message, op: Op) -> None:
     node.deleted_at = message.timestamp
 
 
-def move_of(op: Op) -> tuple[str, str]:
+def move_of(op: Op) -> tuple[Any, Any]:
     """(key, new parent) of either shape of a move."""
-    value: dict[str, Any] = op.get("value") or {}
-    key: str = value.get("nodeKey", op.get("key"))
-    to: str = value.get("newParent", op.get("to"))
-    return key, to
+    value = op.get("value") or {}
+    return value.get("nodeKey", op.get("key")), value.get("newParent", op.get("to"))
 
 
 def _move(scene: Scene, message: Message, op: Op) -> None:
@@ -261,7 +259,7 @@ def parse_id(id: str) -> tuple[str, int]:
 
 
 def text_of(node: Node, path: str) -> Text | None:
-    """The property as a text, a new one where it is absent or a string; None where it is neither."""
+    """The property as a text, a new one where it is absent or a string; else None."""
     held = node.text.get(path)
     if held is not None:
         found: Text = held

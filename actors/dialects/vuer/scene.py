@@ -17,7 +17,7 @@ Load = Callable[[str], Node | None]
 
 
 class Scene:
-    """`changed` holds the nodes that differ from what `load` gives; blank ones are to be dropped."""
+    """`changed` holds the nodes that differ from what `load` gives; blank ones are to go."""
 
     __slots__ = ("_load", "changed", "root_key")
 
