@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors.dialects.vuer.graph import apply_messages, create_empty_graph, graph_from_json
-from actors.dialects.vuer.message import VuerRefusal
+from actors.dialects.vuer.message import Message, VuerRefusal
 from actors.dialects.vuer.validate import check_message
 from tests.support.process import ROOT
 from tests.unit.test_javascript import NODE_MAJOR_MIN, node_version
@@ -180,7 +180,8 @@ def test_python_and_javascript_fold_alike() -> None:
     assert len(found) == HISTORIES
     inserted = texts = refused = 0
     for seed, (messages, other) in enumerate(zip(histories, found, strict=True)):
-        codes, checked = [], []
+        codes: list[str | None] = []
+        checked: list[Message] = []
         for message in messages:
             try:
                 checked.append(check_message(message))
