@@ -310,7 +310,7 @@ class Network:
                 at = 0
             frame = peer.inbox.pop(at)
             peer.hear(frame)
-            if frame["kind"] == "ack" and frame["seq"] <= self.durable:
+            if frame["kind"] == "ack":
                 self.acked.add(frame["id"])
 
     # -- a whole history ---------------------------------------------------------------------------
@@ -373,6 +373,7 @@ def disagreements(net: Network) -> list[str]:
     server = net.server
     wanted = server.hash()
     found = [] if server.refolded_hash() == wanted else ["server: base and journal"]
+    found += [f"acknowledged and missing: {id}" for id in net.acked - server.causes.keys()]
     for peer in net.peers:
         store = peer.store
         if store.confirmed_seq != server.header.head:

@@ -245,10 +245,9 @@ class GraphStore:
 
         Another epoch brings own messages back that may have been lost; returns what to send again.
         """
-        moved = self.epoch is not None and self.epoch != epoch
-        self.epoch = epoch
-        if moved:
+        if self.epoch != epoch:
             self._own.refill(self.durable_seq)
+        self.epoch = epoch
         if snapshot is not None:
             seq = snapshot["journalIndex"]
             self.base = graph_from_json(snapshot["graph"], seq)
