@@ -10,12 +10,12 @@ import logging
 from typing import Protocol
 
 from actors.dedupe import DedupeWindow, Notes, noted
-from actors.dialects import Dialect
+from actors.dialects import Dialect, KeepsBases
 from actors.folding import choose_rows
 from actors.ledger import Ledger
 from actors.mailbox import Request
 from actors.rows import Overlay, RowCache
-from actors.types import Appended, Draft, Duplicate, Entry, Outcome, Refusal, Rejected
+from actors.types import Appended, Draft, Duplicate, Outcome, Refusal, Rejected
 from actors.write import Write
 from infra.errors import HoldfastError, StorageError
 
@@ -42,8 +42,11 @@ class BatchPlan:
         at: int,
     ) -> None:
         self.at = at
-        self.overlay = Overlay(rows, at=at)
-        self.entries: list[Entry] = []
+        header = ledger.header
+        self.overlay = Overlay(
+            rows, at=at, floor=header.floor, jump=header.jump, clock=header.clock
+        )
+        self.entries = self.overlay.planned
         self.causes: dict[str, int] = {}
         self.notes: Notes = {}
         self._ledger = ledger
@@ -99,10 +102,17 @@ class BatchPlan:
 
     def write(self, requests: list[Request], floor: int | None) -> Write | None:
         """The transaction for all that was accepted; None where there is nothing to write."""
+        overlay = self.overlay
+        if isinstance(self._dialect, KeepsBases) and overlay.trim_to > overlay.floor:
+            floor = overlay.trim_to
+            self._dialect.rebase(overlay, floor)
+            overlay.accept()
         write = Write(
-            self.at, self.entries, cleared=self.overlay.cleared, floor=floor,
-            dedupe=list(self.notes.values()),
+            self.at, self.entries, cleared=overlay.cleared, floor=floor,
+            dedupe=list(self.notes.values()), flags=overlay.flags,
         )  # fmt: skip
+        if overlay.clock != self._ledger.header.clock:
+            write.clock = overlay.clock
         for request in requests:
             if request.alarms or request.alarms_done:
                 write.alarms = write.alarms + request.alarms

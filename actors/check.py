@@ -19,9 +19,10 @@ from actors.dedupe import WINDOW_MAX
 from actors.dialects import Dialect, NamedBodies, dialect_named
 from actors.header import Header, read_header
 from actors.identity import address_of
-from actors.rows import Key, Overlay, Row, RowCache
+from actors.rows import Key, Overlay, Row, RowCache, wire_value
 from actors.snapshot import fold_tails
 from actors.types import Entry
+from actors.visible import entry_of
 from infra.errors import HoldfastError
 from infra.sqlite import Handle, open_reader, storage_error
 
@@ -116,7 +117,7 @@ class _Check:
 
     def _check_entries(self, *, refold: bool) -> int:
         header, problems = self._header, self._problems
-        fold = _Fold(self._db, self._dialect) if refold else None
+        fold = _Fold(self._db, self._dialect, header) if refold else None
         last, size, largest, count = header.floor, 0, 0, 0
         (lowest,) = self._db.execute("SELECT min(seq) FROM entries").fetchone()
         if lowest is not None and lowest <= header.floor:
@@ -243,16 +244,17 @@ class _Check:
 class _Fold:
     """All rows of the scope, folded anew into a temporary table."""
 
-    def __init__(self, db: Handle, dialect: Dialect) -> None:
+    def __init__(self, db: Handle, dialect: Dialect, header: Header) -> None:
         self._db = db
         self._dialect = dialect
         db.execute("PRAGMA query_only=OFF")  # of the file it stays read-only: it was opened so
         db.execute("PRAGMA temp_store=FILE")
         db.execute(_FOLD)
-        self._rows = RowCache(self._load)
+        self._rows = RowCache(self._load, self._entries, self._ids)
+        self._header = header
 
     def add(self, batch: list[Entry]) -> None:
-        overlay = Overlay(self._rows, at=0)
+        overlay = Overlay(self._rows, at=0, floor=self._header.floor, jump=self._header.jump)
         for entry in batch:
             self._dialect.apply(overlay, entry)
             overlay.accept()
@@ -266,13 +268,25 @@ class _Fold:
         self._rows.commit(overlay.batch, overlay.cleared)
 
     def _store(self, key: Key, row: Row) -> None:
-        body = msgspec.json.encode(row.value)
+        body = msgspec.json.encode(row.value, enc_hook=wire_value)
         row.size, row.pending = len(body), 0
         self._db.execute(
             f"INSERT OR REPLACE INTO fold({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)",
             (*key, row.rev, row.seq, body.decode(), row.origin, row.stamp1, row.stamp2, row.grp,
              int(row.deleted)),
         )  # fmt: skip
+
+    def _entries(self, after: int, upto: int) -> list[Entry]:
+        rows = self._db.execute(
+            "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags"
+            " FROM entries WHERE seq>? AND seq<=? ORDER BY seq",
+            (after, upto),
+        )
+        return [entry_of(values) for values in rows]
+
+    def _ids(self, coll: str) -> list[str]:
+        rows = self._db.execute("SELECT id FROM fold WHERE coll=?", (coll,))
+        return [id for (id,) in rows]
 
     def _load(self, coll: str, id: str) -> Row | None:
         found = self._db.execute(

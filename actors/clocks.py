@@ -250,3 +250,37 @@ def _check_vector(clock: VectorClock) -> None:
     for name, count in clock.items():
         if type(count) is not int or count < 0:
             raise ValueError(f"the counter of {name!r} is {count!r}, not a whole number from 0")
+
+
+class VectorClockManager:
+    """The same functions under the names the vuer engine has for them. Nothing is mutated."""
+
+    @staticmethod
+    def create(session: str) -> dict[str, int]:
+        """See vector_create."""
+        return vector_create(session)
+
+    @staticmethod
+    def increment(clock: VectorClock, session: str) -> dict[str, int]:
+        """See vector_increment."""
+        return vector_increment(clock, session)
+
+    @staticmethod
+    def merge(a: VectorClock, b: VectorClock) -> dict[str, int]:
+        """See vector_merge."""
+        return vector_merge(a, b)
+
+    @staticmethod
+    def compare(a: VectorClock, b: VectorClock) -> int:
+        """See vector_compare."""
+        return vector_compare(a, b)
+
+    @staticmethod
+    def are_concurrent(a: VectorClock, b: VectorClock) -> bool:
+        """Whether `compare` is 0: also for equal clocks."""
+        return vector_compare(a, b) == 0
+
+    @staticmethod
+    def relation(a: VectorClock, b: VectorClock) -> Relation:
+        """See vector_relation."""
+        return vector_relation(a, b)

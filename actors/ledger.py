@@ -19,10 +19,11 @@ import msgspec
 
 from actors.dedupe import WINDOW_AGE_MS, WINDOW_MAX
 from actors.header import Header, read_header
+from actors.inserting import insert_entries
 from actors.ledger_file import begin_tracking, empty_wal, opening, write_template
 from actors.owners import Owner, note_owner, read_owners
 from actors.renumber import renumber
-from actors.rows import Key, Row
+from actors.rows import Key, Row, wire_value
 from actors.schema import migrate
 from actors.types import Address, Bounds, Duplicate, Entry, EntryPage
 from actors.visible import entry_of, visible_page
@@ -31,14 +32,6 @@ from infra.errors import StorageError
 from infra.sqlite import Handle, storage_error, transaction
 from infra.wal import WalTracker
 
-_SLIM = "INSERT INTO entries(seq, at, kind, cause, body) VALUES "
-_FULL = (
-    "INSERT INTO entries(seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags)"
-    " VALUES "
-)
-_CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)  # rows of one INSERT; few texts, so each stays prepared
-_SLIM_SQL = {n: _SLIM + ",".join(["(?,?,?,?,?)"] * n) for n in _CHUNKS}
-_FULL_SQL = {n: _FULL + ",".join(["(?,?,?,?,?,?,?,?,?,?,?)"] * n) for n in _CHUNKS}
 _ROW = (
     "INSERT INTO rows(coll, id, rev, seq, body, origin, stamp1, stamp2, grp, deleted)"
     " VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT(coll, id) DO UPDATE SET rev=excluded.rev,"
@@ -161,7 +154,7 @@ class Ledger:
             self._write_header(new, write.at)  # first: a stale owner is told so by name
             for statement in write.ddl:
                 self._db.execute(statement)
-            self._insert_entries(write.entries)
+            insert_entries(self._db, write.entries)
             self._write_rows(write)
             self._write_rest(write)
             if write.floor is not None:
@@ -197,23 +190,6 @@ class Ledger:
             old, owner=self.owner, nonce=self.nonce, txid=self.txid, level=self.level
         )
 
-    def _insert_entries(self, entries: list[Entry]) -> None:
-        slim = not any(
-            e.origin is not None or e.ref is not None or e.grp is not None or e.flags
-            or e.stamp1 is not None for e in entries
-        )  # fmt: skip
-        texts = _SLIM_SQL if slim else _FULL_SQL
-        done = 0
-        for size in _CHUNKS:
-            while len(entries) - done >= size:
-                part = entries[done : done + size]
-                if slim:
-                    values = [v for e in part for v in (e.seq, e.at, e.kind, e.cause, e.body)]
-                else:
-                    values = [v for e in part for v in _full_values(e)]
-                self._db.execute(texts[size], values)
-                done += size
-
     def _write_rows(self, write: Write) -> None:
         db = self._db
         for coll in write.cleared:
@@ -226,7 +202,7 @@ class Ledger:
             if row is None:
                 gone.append(key)
                 continue
-            text = encode(row.value)
+            text = encode(row.value, enc_hook=wire_value)
             body = text.decode()
             row.size, row.stored, row.pending = len(text), row.seq, 0
             stored.append(
@@ -244,6 +220,11 @@ class Ledger:
             db.executemany(
                 "INSERT OR IGNORE INTO unfolded(coll, id, seq) VALUES (?,?,?)",
                 [(*key, seq) for key, seq in write.unfolded.items()],
+            )
+        if write.flags:
+            db.executemany(
+                "UPDATE entries SET flags=? WHERE seq=?",
+                [(flags, seq) for seq, flags in write.flags.items()],
             )
         if write.folded:
             db.executemany("DELETE FROM unfolded WHERE coll=? AND id=?", write.folded)
@@ -359,6 +340,12 @@ class Ledger:
         value = None if body is None else msgspec.json.decode(body)
         size = 0 if body is None else len(body.encode())
         return Row(value, rev, seq, size, seq, 0, origin, stamp1, stamp2, grp, bool(deleted))
+
+    @_guarded
+    def ids(self, coll: str) -> list[str]:
+        """The ids of a collection's stored rows."""
+        rows = self._db.execute("SELECT id FROM rows WHERE coll=? ORDER BY id", (coll,))
+        return [id for (id,) in rows]
 
     @_guarded
     def unfolded(self) -> dict[Key, int]:
@@ -492,9 +479,3 @@ class Ledger:
         self._db.close()
         if self._tracker is not None:
             self._tracker.close()  # after SQLite: closing it earlier would drop SQLite's locks
-
-
-def _full_values(e: Entry) -> tuple[Any, ...]:
-    return (
-        e.seq, e.at, e.kind, e.cause, e.body, e.origin, e.ref, e.grp, e.stamp1, e.stamp2, e.flags,
-    )  # fmt: skip

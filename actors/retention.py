@@ -13,6 +13,7 @@ from actors.types import Retention
 
 TRIM_STEP = 256  # entries removed in one transaction, at least
 AGE_CHECK_MS = 1000
+NO_LIMIT = Retention(0, 0, 0)
 
 
 class History(Protocol):

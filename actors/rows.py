@@ -9,9 +9,11 @@ Always true: the cache holds the state of the last commit, never of a batch that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
+
+from actors.types import Entry
 
 CACHE_BYTES_MAX = 512 << 10  # of JSON text, per open scope
 BIG_ROW_BYTES = 16 << 10  # a row above this is not written at each change (docs/ledger.md)
@@ -19,6 +21,29 @@ UNFOLDED_CHANGES_MAX = 64
 UNFOLDED_ENTRIES_MAX = 1024
 
 Key = tuple[str, str]  # (coll, id)
+
+
+@runtime_checkable
+class Wire(Protocol):
+    """A row's value that a dialect holds in a form of its own."""
+
+    def wire(self) -> Any:
+        """The value as JSON."""
+
+
+def wire_value(value: Any) -> Any:
+    """What msgspec asks for a value it does not know."""
+    if isinstance(value, Wire):
+        return value.wire()
+    raise NotImplementedError(f"a row cannot hold a {type(value).__name__}")
+
+
+def _no_entries(after: int, upto: int) -> list[Entry]:
+    raise NotImplementedError("these rows come without their history")
+
+
+def _no_ids(coll: str) -> list[str]:
+    raise NotImplementedError("these rows are not listed")
 
 
 class Row(msgspec.Struct):
@@ -46,8 +71,15 @@ class RowCache:
     Rows with changes the file lacks are never dropped.
     """
 
-    def __init__(self, load: Callable[[str, str], Row | None]) -> None:
+    def __init__(
+        self,
+        load: Callable[[str, str], Row | None],
+        entries: Callable[[int, int], list[Entry]] = _no_entries,
+        ids: Callable[[str], list[str]] = _no_ids,
+    ) -> None:
         self._load = load
+        self.entries = entries  # those with after < seq <= upto that are committed
+        self.ids = ids  # of a collection's committed rows
         self._rows: dict[Key, Row] = {}
         self._bytes = 0
         self.lagging: dict[Key, Row] = {}  # rows whose file copy is behind
@@ -98,8 +130,22 @@ class Overlay:
     changes.
     """
 
-    def __init__(self, base: RowCache, *, at: int) -> None:
+    def __init__(
+        self,
+        base: RowCache,
+        *,
+        at: int,
+        floor: int = 0,
+        jump: int = 0,
+        clock: str | None = None,
+    ) -> None:
         self.at = at
+        self.floor = floor
+        self.jump = jump  # seq - jump counts entries through every cut of the history
+        self.trim_to = floor  # the floor a dialect that keeps bases wants to move to
+        self.clock = clock  # the dialect's own text of the scope row; None: none yet
+        self.flags: dict[int, int] = {}  # by seq, as they shall be
+        self.planned: list[Entry] = []  # what this batch has accepted so far
         self.batch: dict[Key, Row | None] = {}
         self.cleared: set[str] = set()
         self._base = base
@@ -118,6 +164,19 @@ class Overlay:
         if coll in self.cleared:
             return None
         return self._base.get(key)
+
+    def history(self, before: int) -> list[Entry]:
+        """All entries above the floor with a lower seq than `before`, oldest first."""
+        planned = [entry for entry in self.planned if entry.seq < before]
+        upto = planned[0].seq if planned else before
+        return [*self._base.entries(self.floor, upto - 1), *planned]
+
+    def ids(self, coll: str) -> set[str]:
+        """The ids of all rows of the collection, as this draft sees them."""
+        every = [*self._base.ids(coll)] + [
+            id for changes in (self.batch, self._draft) for c, id in changes if c == coll
+        ]
+        return {id for id in every if self.get(coll, id) is not None}
 
     def put(self, coll: str, id: str, value: Any, *, seq: int, grown: int) -> Row:
         """Set the value; `grown` is an upper bound of how much longer its JSON text became."""

@@ -16,12 +16,12 @@ import msgspec
 
 from actors.batch_plan import BatchPlan
 from actors.dedupe import DedupeWindow
-from actors.dialects import Dialect, Schema, dialect_named
+from actors.dialects import Dialect, KeepsBases, Schema, dialect_named
 from actors.gate import LOCAL, REPLICATED, Gate, Opened, Waiting
 from actors.ledger import Ledger, StaleOwner
 from actors.mailbox import Mailbox, Request
 from actors.recovery import fold_behind
-from actors.retention import Trimmer
+from actors.retention import NO_LIMIT, Trimmer
 from actors.rows import Key, Row, RowCache
 from actors.shell import Shell, Shipper
 from actors.types import (
@@ -77,13 +77,14 @@ class Scope:
         self._noted = False  # this opening has told the file where its owner's batches begin
         self._ledger = ledger
         self._dialect = dialect or dialect_named(ledger.header.dialect)
-        self._trimmer = Trimmer(ledger.header.retention(policy.retention))
+        keep = ledger.header.retention(policy.retention)
+        self._trimmer = Trimmer(NO_LIMIT if isinstance(self._dialect, KeepsBases) else keep)
         self._shell = shell
         self._mailbox = Mailbox()
         self._scheduled = False
         self._window: DedupeWindow | None = None
         self._forget = False
-        self._rows = RowCache(ledger.row)
+        self._rows = RowCache(ledger.row, ledger.entries, ledger.ids)
         self._wal = WalSize()
         self._last_at = 0
         self._error: HoldfastError | None = None
@@ -118,7 +119,10 @@ class Scope:
             or known.floor != h.floor
             or known.durable != durable
         ):
-            known = Bounds(h.epoch, head, min(h.floor, head), min(durable, head), h.jump)
+            floor = min(h.floor, head)
+            known = Bounds(
+                h.epoch, head, floor, min(durable, head), floor_at=h.floor_at, jump=h.jump
+            )
             self._bounds = known
         return known
 
@@ -457,7 +461,7 @@ class Scope:
             self._ledger.txid = self._replica.next_txid
         work(at)
         self._count_commit()
-        self._rows = RowCache(self._ledger.row)
+        self._rows = RowCache(self._ledger.row, self._ledger.entries, self._ledger.ids)
         self.gate.hold(Waiting(self.head + 1, self.head, self.position, at, [], []))
 
     def _show_new_epoch(self) -> None:

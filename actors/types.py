@@ -104,14 +104,16 @@ class Bounds(msgspec.Struct, frozen=True):
     """What a scope holds: entries floor+1..head. `durable` is the position that is as safe as the
     server makes it.
 
-    `epoch` is "" for a scope that was never written. `jump` is by how much its numbers have been
-    moved so far (I6): a dialect that shows revisions of rows adds it to them.
+    `epoch` is "" for a scope that was never written. `floor_at` is the head at which the floor last
+    moved: who has seen it knows all that could concern entries up to the floor. `jump` is by how
+    much its numbers have been moved so far (I6): a dialect that shows revisions of rows adds it.
     """
 
     epoch: str
     head: int
     floor: int
     durable: int
+    floor_at: int = 0
     jump: int = 0
 
 

@@ -24,6 +24,7 @@ class Write(msgspec.Struct):
     alarms_done: list[tuple[str, int]] = []  # (name, due_at as it was when it ran)
     forget: bool = False  # drop dedupe rows that are too old or too many
     ddl: Sequence[str] = ()  # tables, indexes and views of the dialect that the file lacks
+    flags: dict[int, int] = {}  # entries whose flags change, by seq
     floor: int | None = None
     clock: str | None = None
     first_txid: int | None = None  # the writer's first replica batch, when it is to be noted

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge.server import Server
 
 WEB = Path(__file__).parent / "web"
+MODULES = frozenset([WEB / "holdfast.js", WEB / "para.js", WEB / "vuer.js", *WEB.glob("vuer/*.js")])
 _SECURITY = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; object-src 'none';"
     " base-uri 'none'; frame-ancestors 'none'",
@@ -48,8 +49,9 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/openapi.json", _openapi)
     router.add_get("/console", _console)
     router.add_get("/console/{file}", _console_file)
-    router.add_get("/holdfast.js", _module)
-    router.add_get("/para.js", _module)
+    for name in ("holdfast.js", "para.js", "vuer.js"):
+        router.add_get(f"/{name}", _module)
+    router.add_get("/vuer/{file}", _module)
     asterql.add_routes(app)
     server.keep.add_routes(app)
     transfer.add_routes(app)  # before what takes any path below a scope
@@ -115,5 +117,8 @@ async def _console_file(request: web.Request) -> web.FileResponse:
 
 
 async def _module(request: web.Request) -> web.FileResponse:
+    path = WEB / request.path.removeprefix("/")
+    if path not in MODULES:
+        raise web.HTTPNotFound()
     headers = {**_SECURITY, "Access-Control-Allow-Origin": "*"}
-    return web.FileResponse(WEB / request.path.removeprefix("/"), headers=headers)
+    return web.FileResponse(path, headers=headers)

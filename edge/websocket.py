@@ -14,13 +14,13 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
 
 from aiohttp import web
 
 from edge import wire
-from edge.wire import BinaryFrames, Frames
+from edge.wire import Frames
 from infra import limits
 
 try:
@@ -63,6 +63,14 @@ class Session(Protocol):
         """The socket is gone."""
 
 
+@runtime_checkable
+class TakesBinary(Protocol):
+    """What a session has besides whose dialect speaks in binary messages, too."""
+
+    def receive_binary(self, data: bytes) -> None:
+        """As `receive`."""
+
+
 class SocketSettings:
     """What all sockets of a server share."""
 
@@ -83,15 +91,16 @@ class Socket(asyncio.Protocol):
     __slots__ = (
         "_accepted", "_closing_at", "_deaf", "_deflate", "_drained", "_fd", "_message", "_rest",
         "_settings", "_stalled_at", "_transport", "_written", "congested", "frame_bytes_max",
-        "heard_at", "on_binary", "session", "silent_close",
+        "heard_at", "session", "silence_s", "silent_close",
     )  # fmt: skip
 
     def __init__(self, settings: SocketSettings, deflate: bool) -> None:
         self.session: Session | None = None
         self.congested = False
-        self.silent_close: tuple[int, str] | None = None  # where the dialect has its own
-        self.on_binary: Callable[[bytes], None] | None = None  # where the dialect takes them
-        self.frame_bytes_max = settings.frame_bytes_max  # the same
+        # Where the dialect has its own: how it ends after how long a silence, how much it takes.
+        self.silent_close: tuple[int, str] | None = None
+        self.silence_s: float | None = None
+        self.frame_bytes_max = settings.frame_bytes_max
         self.heard_at = settings.monotonic()
         self._settings = settings
         self._deflate = deflate
@@ -198,14 +207,14 @@ class Socket(asyncio.Protocol):
                 self.close(TOO_BIG, f"a message may have {self.frame_bytes_max} bytes")
                 return
             body = inflated
-        assert self.session is not None
-        if kind & 15 == wire.BINARY:
-            if self.on_binary is not None:
-                self.on_binary(body)
-            else:
-                self.session.protocol_error("bad_frame", "send text frames, not binary ones")
+        session = self.session
+        assert session is not None
+        if kind & 15 != wire.BINARY:
+            session.receive(body)
+        elif isinstance(session, TakesBinary):
+            session.receive_binary(body)
         else:
-            self.session.receive(body)
+            session.protocol_error("bad_frame", "send text frames, not binary ones")
 
     def _control(self, opcode: int, payload: bytearray, final: bool) -> None:
         if len(payload) > 125 or not final or opcode > wire.PONG:
@@ -228,23 +237,18 @@ class Socket(asyncio.Protocol):
         self.resume_writing()
         if self.session is not None:
             self.session.close()
-            self.session = self.on_binary = None  # a cycle less: a socket's memory goes at once
+            self.session = None  # a cycle less: the memory of a socket goes at once
 
     # -- outbound (the dialects' Sink) -------------------------------------------------------------
 
-    def send(self, texts: list[str]) -> None:
+    def send(self, texts: Sequence[wire.Message]) -> None:
         """Frames for this client alone, as one write."""
         if self._deflate:
             self._write(b"".join([wire.deflated_frame(text) for text in texts]))
         else:
-            self._write(b"".join([wire.text_frame(text) for text in texts]))
+            self._write(b"".join([wire.message_frame(text) for text in texts]))
 
-    def send_binary(self, payloads: list[bytes]) -> None:
-        """Binary frames for this client alone, as one write."""
-        frames = BinaryFrames(payloads)
-        self._write(frames.deflated if self._deflate else frames.plain)
-
-    def send_shared(self, frames: Frames | BinaryFrames) -> None:
+    def send_shared(self, frames: Frames) -> None:
         """Frames that others get alike: their bytes are built once."""
         if self._transport is not None and self._closing_at is None:
             data = frames.deflated if self._deflate else frames.plain
@@ -307,6 +311,7 @@ class Socket(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        silence_s = self.silence_s or silence_s
         if self._closing_at is not None:
             if now - self._closing_at > max(CLOSE_LINGER_S, stall_s):
                 transport.abort()

@@ -6,12 +6,12 @@ Slower and ten times the memory per connection, but nothing in it is private.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
-from edge.websocket import Session, SocketSettings
-from edge.wire import BinaryFrames, Frames
+from edge.websocket import Session, SocketSettings, TakesBinary
+from edge.wire import Frames, Message
 from infra import limits
 
 
@@ -21,27 +21,20 @@ class PlainSocket:
     def __init__(self, response: web.WebSocketResponse) -> None:
         self.congested = False
         self._response = response
-        self.on_binary: Callable[[bytes], None] | None = None  # where the dialect takes them
-        self._queue: asyncio.Queue[list[str] | list[bytes] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Sequence[Message] | None] = asyncio.Queue()
         self._bytes = 0
         self._drained = asyncio.Event()
         self._close: tuple[int, str] | None = None
 
-    def send(self, texts: list[str]) -> None:
-        self._put(texts)
-
-    def send_binary(self, payloads: list[bytes]) -> None:
-        self._put(payloads)
-
-    def send_shared(self, frames: Frames | BinaryFrames) -> None:
-        self._put(frames.texts if isinstance(frames, Frames) else frames.payloads)
-
-    def _put(self, messages: list[str] | list[bytes]) -> None:
-        self._bytes += sum(map(len, messages))
+    def send(self, texts: Sequence[Message]) -> None:
+        self._bytes += sum(map(len, texts))
         self.congested = self._bytes > limits.QUEUE_BYTES_MAX
         if self.congested:
             self._drained.clear()
-        self._queue.put_nowait(messages)
+        self._queue.put_nowait(texts)
+
+    def send_shared(self, frames: Frames) -> None:
+        self.send(frames.messages)
 
     async def drained(self) -> None:
         if self.congested:
@@ -59,13 +52,13 @@ class PlainSocket:
 
     async def write(self) -> None:
         """Send what is queued until `close` or the peer is gone."""
-        while (messages := await self._queue.get()) is not None:
-            for message in messages:
-                if isinstance(message, str):
-                    await self._response.send_str(message)
+        while (texts := await self._queue.get()) is not None:
+            for text in texts:
+                if isinstance(text, str):
+                    await self._response.send_str(text)
                 else:
-                    await self._response.send_bytes(message)
-            self._bytes -= sum(map(len, messages))
+                    await self._response.send_bytes(text)
+            self._bytes -= sum(map(len, texts))
             if self._bytes <= limits.QUEUE_BYTES_MAX // 4:
                 self.congested = False
                 self._drained.set()
@@ -104,8 +97,10 @@ async def _read(response: web.WebSocketResponse, socket: PlainSocket, session: S
     async for message in response:
         if message.type is WSMsgType.TEXT:
             session.handle(message.data)
-        elif message.type is WSMsgType.BINARY and socket.on_binary is not None:
-            socket.on_binary(message.data)
         elif message.type is WSMsgType.BINARY:
-            session.protocol_error("bad_frame", "send text frames, not binary ones")
+            if isinstance(session, TakesBinary):
+                session.receive_binary(message.data)
+                session.received()
+            else:
+                session.protocol_error("bad_frame", "send text frames, not binary ones")
     socket.close(1000, "")

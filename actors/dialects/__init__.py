@@ -20,6 +20,7 @@ from actors.dialects.asterql.plan import AsterqlDialect
 from actors.dialects.para.plan import ParaDialect
 from actors.dialects.starkeep.plan import StarkeepDialect
 from actors.dialects.stratasync.plan import StrataDialect
+from actors.dialects.vuer.plan import VuerDialect
 from actors.rows import Key, Overlay
 from actors.types import Draft, Entry
 from infra.errors import FileRefused
@@ -67,6 +68,17 @@ class NamedBodies(Protocol):
 
 
 @runtime_checkable
+class KeepsBases(Protocol):
+    """What a dialect has besides that says itself how much history is kept, because entries may
+    still change what others mean: its plan sets `rows.trim_to`. Entries up to there go with the
+    commit, so their part of the state has to be written down in rows first.
+    """
+
+    def rebase(self, overlay: Overlay, floor: int) -> None:
+        """Put into rows what later folds need of the entries up to `floor`. Must not raise."""
+
+
+@runtime_checkable
 class KeepsContents(Protocol):
     """What a dialect has besides whose rows name bytes that lie outside the ledger, by scope."""
 
@@ -78,6 +90,7 @@ _DIALECTS: dict[str, Dialect] = {
     "para-sync": ParaDialect(),
     "starkeep": StarkeepDialect(),
     "stratasync": StrataDialect(),
+    "vuer-rtc": VuerDialect(),
 }
 
 

@@ -289,14 +289,15 @@ class Bench:
     """One scope over a real file; `crash` forgets everything that is not in the file."""
 
     def __init__(
-        self, path: Path, policy: ScopePolicy | None = None, *, address: Address = ADDRESS
-    ) -> None:
+        self, path: Path, policy: ScopePolicy | None = None, *, address: Address = ADDRESS,
+        dialect: str = "asterql",
+    ) -> None:  # fmt: skip
         self.path = path
         self.address = address
         self.policy = policy or ScopePolicy()
         self.shell = FakeShell()
         ledger = Ledger.create(
-            path, address, dialect="asterql", epoch="e1", at=NOW,
+            path, address, dialect=dialect, epoch="e1", at=NOW,
             materialize=self.policy.materialize,
         )  # fmt: skip
         self.scope = Scope(address, ledger, self.policy, self.shell, [])

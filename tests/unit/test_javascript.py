@@ -13,7 +13,7 @@ from edge.version import VERSION
 NODE = shutil.which("node")
 TESTS = Path(__file__).parents[1] / "js"
 NODE_MAJOR_MIN = 20
-RUN = ["vectors", "store", "client", "para"]
+RUN = ("vectors", "store", "client", "para", "rtc_vectors", "rtc_store", "rtc_client")
 
 
 def node_version() -> int:
@@ -35,7 +35,8 @@ def test_it_carries_the_version_of_the_distribution() -> None:
 
 
 def test_all_files_are_run() -> None:
-    assert {path.stem for path in TESTS.glob("*.mjs")} == {"support", *RUN}
+    helpers = {"support", "rtc_support", "rtc_fold"}
+    assert {path.stem for path in TESTS.glob("*.mjs")} == {*RUN, *helpers}
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -201,6 +201,28 @@ def test_binary_is_told_to_the_session() -> None:
     assert rig.close_code is None
 
 
+class FakeBinarySession(FakeSession):
+    """Takes both kinds."""
+
+    def receive_binary(self, data: bytes) -> None:
+        self.messages.append(b"binary " + data)
+
+
+def test_a_session_that_takes_binary_gets_it_and_has_limits_of_its_own() -> None:
+    rig = Rig()
+    rig.session = rig.socket.session = FakeBinarySession()
+    rig.socket.frame_bytes_max = LIMIT * 2
+    rig.socket.silence_s = 10.0
+    rig.feed(masked(2, b"a", final=False), masked(0, b"b"), masked(1, b"t"))
+    rig.feed(masked(1, b"x" * LIMIT * 2))
+    assert rig.session.messages == [b"binary ab", b"t", b"x" * LIMIT * 2]
+    assert rig.session.errors == []
+    rig.tick(9.0)
+    assert rig.close_code is None
+    rig.tick(2.0)
+    assert rig.close_code == 4408
+
+
 def deflated(payload: bytes) -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return (packer.compress(payload) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]

@@ -14,7 +14,7 @@ from edge.wire import Frames
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
 def test_text_frame_has_the_shortest_header(size: int) -> None:
-    frame = wire.text_frame("x" * size)
+    frame = wire.message_frame("x" * size)
     wide = 0 if size < 126 else 2 if size < 65_536 else 8
     assert len(frame) == 2 + wide + size
     assert frame[0] == 0x81 and frame[1] == (size if size < 126 else 126 if wide == 2 else 127)
@@ -65,15 +65,13 @@ def test_inflate_of_anything_is_bytes_or_none(data: bytes) -> None:
 def test_shared_frames_are_built_once() -> None:
     frames = Frames(["a", "b" * 2000])
     assert frames.plain is frames.plain
-    assert frames.plain == wire.text_frame("a") + wire.text_frame("b" * 2000)
+    assert frames.plain == wire.message_frame("a") + wire.message_frame("b" * 2000)
     assert frames.deflated is frames.deflated
     assert len(frames.deflated) < len(frames.plain)
 
 
-def test_binary_frames_are_built_once_and_deflated_where_long() -> None:
-    frames = wire.BinaryFrames([b"\x81\x01", b"a" * 600])
-    assert frames.plain == b"\x82\x02\x81\x01" + b"\x82\x7e\x02\x58" + b"a" * 600
-    assert frames.plain is frames.plain
-    short, long = frames.deflated[:4], frames.deflated[4:]
-    assert short == b"\x82\x02\x81\x01", "nothing is won by deflating it"
-    assert long[0] == 0xC2 and wire.inflate(long[2:], 600) == b"a" * 600
+def test_bytes_go_as_binary_messages() -> None:
+    frames = Frames([b"\x01\xff", "a", b"z" * 2000])
+    assert frames.plain.startswith(b"\x82\x02\x01\xff\x81\x01a\x82\x7e")
+    assert frames.texts == ["a"]
+    assert frames.deflated.startswith(b"\x82\x02\x01\xff\x81\x01a\xc2")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -25,7 +26,7 @@ from edge.dialects.para.intents import Wish, decide
 from edge.dialects.para.presence_desk import PresenceDesk
 from edge.dialects.para.queries import QuerySubscription
 from edge.dialects.para.subscription import KeySubscription
-from edge.wire import BinaryFrames, Frames
+from edge.wire import Frames, Message
 from infra import clock, ids, limits
 from infra.errors import HoldfastError
 
@@ -49,8 +50,7 @@ class ParaSink(Protocol):
 
     congested: bool
 
-    def send(self, texts: list[str]) -> None: ...
-    def send_binary(self, payloads: list[bytes]) -> None: ...
+    def send(self, texts: Sequence[Message]) -> None: ...
     def send_shared(self, frames: Any) -> None: ...
     async def drained(self) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
@@ -141,16 +141,11 @@ class ParaConnection:
         """One frame for this client alone."""
         if self.closed:
             return
-        message = self.codec.encode(frame)
-        if isinstance(message, str):
-            self.sink.send([message])
-        else:
-            self.sink.send_binary([message])
+        self.sink.send([self.codec.encode(frame)])
 
-    def shared(self, frame: f.Frame) -> Frames | BinaryFrames:
+    def shared(self, frame: f.Frame) -> Frames:
         """A frame that others of the same codec get alike."""
-        message = self.codec.encode(frame)
-        return Frames([message]) if isinstance(message, str) else BinaryFrames([message])
+        return Frames([self.codec.encode(frame)])
 
     # -- inbound -----------------------------------------------------------------------------------
 
@@ -166,7 +161,7 @@ class ParaConnection:
     def received(self) -> None:
         """Nothing is gathered here."""
 
-    def binary(self, data: bytes) -> None:
+    def receive_binary(self, data: bytes) -> None:
         """One binary message."""
         if self.codec.binary:
             self._take(data)

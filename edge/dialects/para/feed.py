@@ -15,7 +15,7 @@ from actors.dialects.para.envelope import SyncEnvelope
 from actors.types import Address, Batch, Bounds, Entry
 from edge.dialects.para.publishing import envelope_of_entry
 from edge.feed import Feed
-from edge.wire import BinaryFrames, Frames
+from edge.wire import Frames
 
 
 class Change:
@@ -28,7 +28,7 @@ class Change:
         self.entry = entry
         self.key = entry.ref
         self.envelope = envelope
-        self.frames: dict[object, Frames | BinaryFrames] = {}
+        self.frames: dict[object, Frames] = {}
 
 
 class KeyFollower(Protocol):

@@ -60,7 +60,6 @@ async def _socket(request: web.Request) -> web.StreamResponse:
 
     def open_session(sink: Any) -> ParaConnection:
         connection = ParaConnection(service, sink, principal, authority, codec)
-        sink.on_binary = connection.binary
         sink.frame_bytes_max = service.frame_bytes_max
         service.connections.add(connection)
         server.connections.add(connection)

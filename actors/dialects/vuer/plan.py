@@ -1,0 +1,150 @@
+"""The vuer-rtc dialect of an actor: one message is one draft, one entry, one seq. Pure.
+
+Entry: kind `msg` or `meta`, origin the session, stamp1 the lamport time, flag 1 while undone, body
+the message as sequenced. `clock` of the scope row is the room's lamport time. Rows: rooms.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from actors.dialects.vuer.message import Message, VuerRefusal, encode_message
+from actors.dialects.vuer.rewrite import rewritten
+from actors.dialects.vuer.rooms import META, Room, message_of, rebased
+from actors.dialects.vuer.sessions import check_order, note
+from actors.dialects.vuer.validate import LAMPORT_LEAD_MAX, check_message
+from actors.rows import Key, Overlay
+from actors.types import Draft, Entry
+
+SNAPSHOT_EVERY: Final = 1000  # messages, then the floor moves
+KEEP_TAIL: Final = 100  # messages that stay undoable when it does
+NODES_MAX: Final = 100_000
+_INSERTS: Final = frozenset(("node.insert", "node.upsert", "node.inset"))
+
+
+class Asked(msgspec.Struct):
+    """What a draft asks. `prev` is the id of the session's message before, where it says so;
+    `undo_any`: it may undo what others did.
+    """
+
+    message: Message
+    prev: str | None = None
+    undo_any: bool = False
+
+
+def message_draft(message: Message, *, prev: str | None = None, undo_any: bool = False) -> Draft:
+    """The draft of a checked message (validate.check_message)."""
+    asked = Asked(message, prev, undo_any)
+    body = msgspec.json.encode(asked).decode()
+    return Draft(message.id, "msg", body, len(body), asked, message.session_id)
+
+
+def compact_draft() -> Draft:
+    """A draft that moves the floor as far as it may go, and becomes no entry."""
+    return Draft("", "compact", "", 0)
+
+
+class VuerDialect:
+    """See actors/dialects/__init__.py for the contract, KeepsBases included."""
+
+    name = "vuer-rtc"
+    whole_entries = True
+    needs_rows = True
+    schema = None
+
+    def __init__(self, *, snapshot_every: int = SNAPSHOT_EVERY, keep_tail: int = KEEP_TAIL) -> None:
+        if not 0 < keep_tail <= snapshot_every:
+            raise ValueError("keep_tail is above 0 and not above snapshot_every")
+        self._every = snapshot_every
+        self._keep = keep_tail
+
+    # -- plan --------------------------------------------------------------------------------------
+
+    def plan(self, draft: Draft, seq: int, at: int, rows: Overlay) -> Sequence[Entry]:
+        """The entry of the message, none for a compaction. Raises VuerRefusal."""
+        if draft.kind == "compact":
+            self._trim(rows, seq - 1, 0)
+            return []
+        asked = draft.data if isinstance(draft.data, Asked) else _decoded(draft)
+        message, room = asked.message, Room(rows)
+        known = int(rows.clock or 0)
+        if message.lamport > known + LAMPORT_LEAD_MAX:
+            raise VuerRefusal(
+                "clock_skew", f"lamportTime {message.lamport} is far above the room's {known}"
+            )
+        check_order(rows, message, asked.prev, seq, at)
+        if message.is_meta:
+            _check_targets(rows, message, seq, asked.undo_any)
+        else:
+            _check_room(room, message)
+            kept = rewritten(message, room.scene())
+            if kept is not message:
+                kept.server_seq = seq
+                draft.outcome = encode_message(kept)
+                message = kept
+        entry = _entry(message, seq, at)
+        self._trim(rows, seq, self._every)
+        return [entry]
+
+    def _trim(self, rows: Overlay, head: int, every: int) -> None:
+        if head - rows.floor >= max(every, self._keep + 1):
+            rows.trim_to = head - self._keep
+
+    # -- apply -------------------------------------------------------------------------------------
+
+    def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
+        """Fold the message in. `only` is never asked: these rows do not lag behind."""
+        message, room = message_of(entry), Room(overlay)
+        if entry.kind == META:
+            room.refold(entry, message)
+        else:
+            room.apply(entry, message)
+        note(overlay, message, entry.seq, entry.at)
+        overlay.clock = str(max(int(overlay.clock or 0), message.lamport))
+
+    def rebase(self, overlay: Overlay, floor: int) -> None:
+        """See KeepsBases."""
+        rebased(overlay, floor, overlay.history(1 << 62))
+
+    def renumber(self, body: str, seq: int) -> str:
+        """The message with its new serverSeq."""
+        message: dict[str, Any] = msgspec.json.decode(body)
+        message["serverSeq"] = seq
+        return msgspec.json.encode(message).decode()
+
+
+def _decoded(draft: Draft) -> Asked:
+    raw = msgspec.json.decode(draft.body)
+    message = check_message(raw["message"])
+    return Asked(message, raw.get("prev"), raw.get("undo_any", False))
+
+
+def _entry(message: Message, seq: int, at: int) -> Entry:
+    stored = msgspec.structs.replace(message, server_seq=seq)
+    body = encode_message(stored)
+    size = len(body) if body.isascii() else len(body.encode())
+    return Entry(
+        seq, at, META if message.is_meta else "msg", message.id, body, size, stored,
+        message.session_id, stamp1=message.lamport,
+    )  # fmt: skip
+
+
+def _check_room(room: Room, message: Message) -> None:
+    fresh = sum(op["otype"] in _INSERTS for op in message.ops)
+    if fresh and room.node_count + fresh > NODES_MAX:
+        raise VuerRefusal("too_large", f"a room holds at most {NODES_MAX} nodes")
+
+
+def _check_targets(rows: Overlay, message: Message, seq: int, undo_any: bool) -> None:
+    kept = {entry.cause: entry for entry in rows.history(seq)}
+    for target, _ in message.targets:
+        entry = kept.get(target)
+        if entry is None:
+            raise VuerRefusal("undo_expired", f"message {target} is not kept, or never was")
+        if entry.kind == META:
+            raise VuerRefusal("invalid_target", f"message {target} is an undo or redo itself")
+        if entry.origin != message.session_id and not undo_any:
+            raise VuerRefusal("forbidden", f"message {target} is of another session")
