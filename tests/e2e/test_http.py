@@ -289,3 +289,14 @@ async def test_tokens_are_not_logged(
     async with await RawSocket.connect(guarded) as raw:
         await raw.request(f"GET /x?token={secret}\x00 HTTP/1.1\r\n\r\n".encode())
     assert secret not in caplog.text and secret.split(".")[2] not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["holdfast.js", "para.js"])
+async def test_modules_are_served_to_every_origin(
+    server: Server, session: ClientSession, name: str
+) -> None:
+    async with session.get(url_of(server, f"/{name}")) as answer:
+        assert answer.status == 200
+        assert answer.content_type in ("text/javascript", "application/javascript")
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "export " in await answer.text()
