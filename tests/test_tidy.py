@@ -121,6 +121,7 @@ SHELL: set[str] = {
     "edge/metrics.py",
     "edge/requests.py",
     "edge/runtime.py",
+    "edge/sending.py",
     "edge/server.py",
     "edge/transfer.py",
     "edge/websocket.py",

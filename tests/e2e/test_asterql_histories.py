@@ -143,7 +143,7 @@ async def test_edge_24_retention_passes_a_slow_reader(kind: str, seed: int, tmp_
             stuck.frames.append(json.loads(text))
             stuck.news.set()
 
-        stuck.connection._send = held
+        stuck.connection._sink._send = held
         stuck.join(None)
         while not stuck.frames:
             await asyncio.sleep(0)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.vuer_ops import act
 from tests.support.vuer_room import Network, disagreements
 
-RUNS, STEPS = 2000, 50
+RUNS, STEPS = 2000, 80
 BLOCK = 200
 
 

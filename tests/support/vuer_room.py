@@ -174,6 +174,7 @@ class Peer:
         self.name = name
         self.net = net
         self.online = False
+        self.ready = False  # has heard a `state` on this line: only then does it send
         self.outbox: deque[Message] = deque()
         self.inbox: list[dict[str, Any]] = []
         self.store = GraphStore(name, self.outbox.append, now_ms=net.tick, on_sync=self._sync)
@@ -183,7 +184,7 @@ class Peer:
             self.inbox += self.net.catch_up(self, since)
 
     def join(self) -> None:
-        self.online = True
+        self.online, self.ready = True, False
         self.inbox.append(self.net.state(self.store))
         self.outbox = deque()
         self.store._on_send = self.outbox.append
@@ -202,7 +203,7 @@ class Peer:
                     floor_at=frame["floorAt"], lamport=frame["lamport"],
                     durable_seq=frame["durable"],
                 )  # fmt: skip
-                self.outbox = deque(again)
+                self.outbox, self.ready = deque(again), True
                 store._on_send = self.outbox.append
             case "msg":
                 store.receive(frame["msg"])
@@ -223,11 +224,12 @@ class Network:
     def __init__(self, seed: int, peers: int | None = None, *, faults: bool = True) -> None:
         self.random = random.Random(seed)
         self.faults = faults
-        every = self.random.choice([6, 12, 30, 1000])
+        every = self.random.choice([4, 8, 16, 1000])
         self.server = RoomServer(VuerDialect(snapshot_every=every, keep_tail=max(1, every // 4)))
         self.saved = self.server.copy()  # what object storage has
         self.clock = 0
         self.acked: set[str] = set()
+        self.expired: set[str] = set()  # undos whose target was compacted before they came
         count = peers or self.random.randint(2, 5)
         self.peers = [Peer(f"s{i}", self) for i in range(count)]
 
@@ -270,16 +272,22 @@ class Network:
 
     def deliver(self, peer: Peer, most: int = 3) -> None:
         """Take what a peer sent, as one batch."""
+        if not peer.ready:
+            return
         taken = [peer.outbox.popleft() for _ in range(min(most, len(peer.outbox)))]
-        checked = []
+        checked: list[Message] = []
+        broken = False
         for message in taken:
-            if self.chance(0.05):
-                continue  # never arrived; resent after the next join
+            if self.chance(0.05):  # the line breaks: neither this nor what follows arrives
+                broken = True
+                break
             again = msgspec.json.decode(encode_message(message))
             checked += [check_message(again, session_id=peer.name)] * (2 if self.chance(0.1) else 1)
         outcomes = self.server.append([(message, False) for message in checked])
         for message, outcome in zip(checked, outcomes, strict=True):
             self._answer(peer, message, outcome)
+        if broken:
+            peer.leave()
 
     def _answer(self, peer: Peer, message: Message, outcome: Any) -> None:
         match outcome:
@@ -294,6 +302,8 @@ class Network:
                 self._send(peer, {"kind": "ack", "id": message.id, "seq": seq, "msg": None})
             case Rejected(code=code):
                 assert code != "internal", outcome
+                if code == "undo_expired":
+                    self.expired.add(message.id)
                 self._send(peer, {"kind": "error", "id": message.id, "code": code})
 
     def _send(self, peer: Peer, frame: dict[str, Any]) -> None:
@@ -326,12 +336,11 @@ class Network:
             elif dice < 0.6:
                 if peer.online:
                     self.deliver(peer)
+                    self.tell_floor(self.random.choice(self.peers))
             elif dice < 0.9:
                 self.hear(peer)
             elif dice < 0.93:
-                header = self.server.header
-                frame = {"kind": "floor", "floor": header.floor, "floorAt": header.floor_at}
-                self._send(peer, frame | {"durable": self.durable})
+                self.tell_floor(peer)
             elif dice < 0.96 and self.faults:
                 (peer.leave if peer.online else peer.join)()
             elif dice < 0.98:
@@ -339,6 +348,13 @@ class Network:
             elif self.chance(0.3):
                 self.crash()
         self.settle()
+
+    def tell_floor(self, peer: Peer) -> None:
+        """As a heartbeat does; it may overtake messages."""
+        header = self.server.header
+        if peer.online and peer.store.epoch == str(self.server.epoch):
+            frame = {"kind": "floor", "floor": header.floor, "floorAt": header.floor_at}
+            peer.hear(frame | {"durable": self.durable})
 
     def crash(self) -> None:
         """Everything since the last save is gone, and every line is cut."""
@@ -373,7 +389,9 @@ def disagreements(net: Network) -> list[str]:
     server = net.server
     wanted = server.hash()
     found = [] if server.refolded_hash() == wanted else ["server: base and journal"]
-    found += [f"acknowledged and missing: {id}" for id in net.acked - server.causes.keys()]
+    found += [
+        f"acknowledged and missing: {id}" for id in net.acked - net.expired - server.causes.keys()
+    ]
     for peer in net.peers:
         store = peer.store
         if store.confirmed_seq != server.header.head:

@@ -104,5 +104,5 @@ def _close(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_close, a, b))
     if type(a) in (int, float) and type(b) in (int, float):
-        return a == pytest.approx(b, rel=1e-12, abs=1e-300)
+        return bool(a == pytest.approx(b, rel=1e-12, abs=1e-300))
     return bool(a == b)

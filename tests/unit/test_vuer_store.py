@@ -186,6 +186,18 @@ def test_another_epoch_brings_back_what_was_not_safe(alone: Alone) -> None:
     assert [message.id for message in again] == ["a:2", "a:3"]
 
 
+def test_what_a_snapshot_held_already_is_kept_until_it_is_safe(alone: Alone) -> None:
+    """Its ack comes for a seq that is confirmed: a crash may still take it."""
+    store = alone.store
+    store.edit(add())
+    store.commit()
+    store.load({"graph": store.confirmed.to_json(), "journalIndex": 5}, [], epoch="e1")
+    store.ack("a:1", 3)
+    assert store.pending == []
+    again = store.load({"graph": {}, "journalIndex": 100}, [], epoch="e2", durable_seq=100)
+    assert [message.id for message in again] == ["a:1"]
+
+
 def test_text_edits_are_anchored(alone: Alone) -> None:
     store = alone.store
     at = {"key": "n", "path": "t"}

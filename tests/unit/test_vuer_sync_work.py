@@ -4,11 +4,11 @@ touches, however many nodes there are.
 
 from __future__ import annotations
 
+import copy as copying_module
 from typing import Any
 
 import pytest
 
-from actors.dialects.vuer import scene as scenes
 from actors.dialects.vuer.graph import Graph, graph_from_json
 from actors.dialects.vuer.node import Node, to_wire
 from actors.dialects.vuer.scene import Scene
@@ -35,14 +35,14 @@ class Work:
 
             inner(scene, counted, root_key)
 
-        copy = scenes.copy.copy
+        copy = copying_module.copy
 
         def copying(value: Any) -> Any:
             self.copies += 1
             return copy(value)
 
         monkeypatch.setattr(Scene, "__init__", counting)
-        monkeypatch.setattr(scenes.copy, "copy", copying)
+        monkeypatch.setattr(copying_module, "copy", copying)
 
 
 def store_of(count: int) -> GraphStore:

@@ -13,6 +13,14 @@ from actors.dialects.vuer.message import UNDO, Message
 STACK_MAX = 1000
 
 
+def numbered(message: Message, seq: int | None) -> Message:
+    """The message with its serverSeq, or without one."""
+    return Message(
+        server_seq=seq, id=message.id, session_id=message.session_id, clock=message.clock,
+        lamport=message.lamport, timestamp=message.timestamp, ops=message.ops,
+    )  # fmt: skip
+
+
 class Own:
     """`pending` are in the order they were committed."""
 
@@ -64,24 +72,24 @@ class Own:
         if message.session_id == self.session_id:
             self._unsafe[message.id] = message
 
+    def settle(self, msg_id: str, seq: int) -> bool:
+        """A pending message turns out to be numbered already; False where it is not pending."""
+        message = self.pending.get(msg_id)
+        if message is not None:
+            self.confirm(numbered(message, seq))
+        return message is not None
+
     def safe(self, durable_seq: int) -> None:
         """What is numbered up to there cannot be lost."""
-        while self._unsafe:
-            id, message = next(iter(self._unsafe.items()))
-            if (message.server_seq or 0) > durable_seq:
-                return
-            del self._unsafe[id]
+        for message in [*self._unsafe.values()]:
+            if (message.server_seq or 0) <= durable_seq:
+                del self._unsafe[message.id]
 
     def refill(self, durable_seq: int) -> None:
         """Another epoch: what was not safe is pending again, before what never had a number."""
         self.safe(durable_seq)
-        lost = {
-            id: Message(
-                id=id, session_id=message.session_id, clock=message.clock, lamport=message.lamport,
-                timestamp=message.timestamp, ops=message.ops,
-            )
-            for id, message in self._unsafe.items()
-        }  # fmt: skip
+        by_seq = sorted(self._unsafe.values(), key=lambda message: message.server_seq or 0)
+        lost = {message.id: numbered(message, None) for message in by_seq}
         self._unsafe.clear()
         self.pending = lost | self.pending
 

@@ -22,7 +22,7 @@ from actors.dialects.vuer.otypes import EFFECTS, apply_ops, inserted
 from actors.dialects.vuer.rewrite import rewritten_op
 from actors.dialects.vuer.undo import fold, undone_at_end
 from actors.dialects.vuer.validate import OPS_MAX, check_message, check_op, is_session
-from edge.client.vuer.own import Own
+from edge.client.vuer.own import Own, numbered
 
 SYNC_AGAIN_MS: Final = 200
 AHEAD_MAX: Final = 4096  # messages kept that came too early; what is dropped is asked for again
@@ -197,7 +197,7 @@ class GraphStore:
         if seq is None:
             raise VuerRefusal("invalid_message", "it has no serverSeq")
         if seq <= self.confirmed_seq:
-            if self._own.pending.pop(message.id, None) is not None:
+            if self._own.settle(message.id, seq):
                 self._refresh()
             return
         if seq > self.confirmed_seq + 1:
@@ -213,14 +213,13 @@ class GraphStore:
         """The server's answer to an own message; `msg` where it was written over."""
         pending = self._own.pending.get(msg_id)
         if server_seq <= self.confirmed_seq:  # inside a snapshot, or received before
-            if pending is not None:
-                del self._own.pending[msg_id]
+            if self._own.settle(msg_id, server_seq):
                 self._refresh()
             return
         if msg is not None:
             self.receive(msg)
         elif pending is not None:
-            self.receive(_numbered(pending, server_seq))
+            self.receive(numbered(pending, server_seq))
         else:
             self._ask_again()
 
@@ -384,13 +383,6 @@ def _chars_upto(op: Op) -> int:
     """One above the highest number of a character that the operation inserts."""
     fresh = inserted(op) if op["otype"].startswith("text.") else None
     return 0 if fresh is None else fresh[1] + len(fresh[2])
-
-
-def _numbered(message: Message, seq: int) -> Message:
-    return Message(
-        server_seq=seq, id=message.id, session_id=message.session_id, clock=message.clock,
-        lamport=message.lamport, timestamp=message.timestamp, ops=message.ops,
-    )  # fmt: skip
 
 
 def _raw(message: Message) -> dict[str, Any]:

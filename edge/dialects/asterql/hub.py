@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
@@ -35,7 +34,7 @@ from edge.dialects.asterql.ledgers import (
 )  # fmt: skip
 from edge.dialects.asterql.views import ScopeRead, View, ViewContext, ViewResult
 from edge.feed import Feeds
-from edge.wire import Frames
+from edge.sending import CallableSink
 from infra import clock, limits
 from infra.errors import AuthError, ProtocolError
 from infra.tasks import TaskOwner
@@ -197,19 +196,16 @@ def _everyone(_scope: str, _user: Any) -> bool:
 
 
 class HubConnection:
-    """One client of a hub; the dialect's Sink over a `send` callable."""
+    """One client of a hub, over a `send` callable."""
 
     def __init__(self, hub: SyncHub, send: Send, user: Any) -> None:
-        self.congested = False
         self._hub = hub
-        self._send = send
-        self._queue: deque[str] = deque()
-        self._bytes = 0
-        self._writing = False
-        self._drained = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._sink = CallableSink(
+            send, hub.tasks, lambda _code, _reason: self._over(),
+            frames_max=hub.max_queue_frames, bytes_max=hub.max_queue_bytes,
+        )  # fmt: skip
         principal = Principal(id=str(user), tenant=hub.tenant, claims={"user": user})
-        self._inner = Connection(hub, self, principal)
+        self._inner = Connection(hub, self._sink, principal)
 
     def handle_message(self, text: str | bytes) -> None:
         """One inbound frame. Never raises; frames are handled in order."""
@@ -217,77 +213,16 @@ class HubConnection:
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection; may be called twice."""
-        self._inner.close()
-        self._queue.clear()
-        self._drained.set()
-        self._ended.set()
-        self._hub.forget(self)
+        self._sink.close(code, reason)
 
     async def wait_closed(self) -> None:
         """Returns once closed, by whichever side."""
-        await self._ended.wait()
+        await self._sink.wait_closed()
 
     @property
     def closed(self) -> bool:
         return self._inner.closed
 
-    # -- Sink
-    # ----------------------------------------------------------------------------------------
-
-    def send(self, texts: list[str]) -> None:
-        for text in texts:
-            if self._inner.closed:
-                return
-            if self._writing:
-                self._enqueue(text)
-            else:
-                self._call(text)
-
-    def send_shared(self, frames: Frames) -> None:
-        self.send(frames.texts)
-
-    async def drained(self) -> None:
-        if self.congested:
-            await self._drained.wait()
-
-    def _call(self, text: str) -> None:
-        try:
-            answer = self._send(text)
-        except Exception:  # the application's carrier is gone
-            log.debug("send failed", exc_info=True)
-            self.close()
-            return
-        if inspect.isawaitable(answer):
-            self._writing = True
-            self._hub.tasks.spawn(self._write(answer), name="hub-send")
-
-    def _enqueue(self, text: str) -> None:
-        self._queue.append(text)
-        self._bytes += len(text)
-        hub = self._hub
-        if len(self._queue) > hub.max_queue_frames or self._bytes > hub.max_queue_bytes:
-            self.congested = True
-            self._drained.clear()
-
-    async def _write(self, first: Awaitable[Any]) -> None:
-        """Await each send before the next; the queue in between is bounded."""
-        hub = self._hub
-        try:
-            async with asyncio.timeout(limits.STALL_MAX_S):
-                await first
-            while self._queue:
-                text = self._queue.popleft()
-                self._bytes -= len(text)
-                few = len(self._queue) <= hub.max_queue_frames // 4
-                if self.congested and few and self._bytes <= hub.max_queue_bytes // 4:
-                    self.congested = False
-                    self._drained.set()
-                answer = self._send(text)
-                if inspect.isawaitable(answer):
-                    async with asyncio.timeout(limits.STALL_MAX_S):
-                        await answer
-        except Exception:  # as in _call; a send that takes 30 s is a slow consumer
-            log.debug("send failed", exc_info=True)
-            self.close()
-        finally:
-            self._writing = False
+    def _over(self) -> None:
+        self._inner.close()
+        self._hub.forget(self)
