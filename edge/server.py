@@ -42,6 +42,7 @@ from edge.runtime import Runtime
 from edge.websocket import SocketSettings
 from infra import clock, ids
 from infra.errors import ConfigError
+from infra.notify import Notifier
 from infra.process import raise_open_files_limit
 from infra.replicator import ReplicaSettings
 from infra.sqlite import save_memory
@@ -53,6 +54,7 @@ TICK_S = 1.0
 BACKLOG = 4096
 SPENDERS_MAX = 10_000
 CLOSE_WAIT_S = 1.0
+STOP_SLACK_S = 15.0  # what the end may take beside drain_timeout_s
 GOING_AWAY = 1001
 EXPIRED = 4401
 _PEER_FAULTS = PeerFaults()
@@ -404,8 +406,18 @@ async def _serve(
     async with Server(config, application, mode) as server:
         assert server.info is not None
         announce(server.info)
+        await told_until(ended, server.info.url, config.drain_timeout_s)
+
+
+async def told_until(ended: asyncio.Event, url: str, drain_s: float) -> None:
+    """Serve until `ended`, and have the service manager know of it."""
+    notifier = Notifier.of_this_process()
+    async with TaskOwner() as tasks:
+        notifier.ready(f"listening on {url}")
+        tasks.spawn(notifier.watch(), name="watchdog")
         await ended.wait()
-        log.info("stopping")
+    log.info("stopping")
+    notifier.stopping(drain_s + STOP_SLACK_S)
 
 
 def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -113,6 +113,7 @@ SHELL: set[str] = {
     "infra/barrier.py",
     "infra/clock.py",
     "infra/ids.py",
+    "infra/notify.py",
     "infra/objects.py",
     "infra/pagefile.py",
     "infra/pages.py",
