@@ -20,7 +20,9 @@ from infra.placement.rendezvous import WEIGHT_MAX, Key, Member, owner, ranked
 HOSTS_MAX: Final = 256
 HOST_BYTES_MAX: Final = 4096  # one host's record
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_LINK: Final = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
+_LINK: Final = re.compile(
+    r"(?:tcp|tls):(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}"
+)
 
 
 class HostState(StrEnum):
@@ -33,7 +35,7 @@ class HostState(StrEnum):
 class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One host. `life` differs between two starts under one name.
 
-    `link` is where other hosts reach it, `HOST:PORT`. `instance` is what a proxy in front knows it
+    `link` is where other hosts reach it, `tcp:HOST:PORT` or `tls:HOST:PORT`. `instance` is what a proxy in front knows it
     by (`fly-replay`); empty where there is none.
     """
 
@@ -88,14 +90,17 @@ def check_host(host: HostInfo) -> HostInfo:
             "letter or digit"
         )
     if not _LINK.fullmatch(host.link) or int(host.link.rpartition(":")[2]) > 65_535:
-        raise ConfigError(f"host {host.name}: {host.link!r} is no address of the form HOST:PORT")
+        raise ConfigError(
+            f"host {host.name}: {host.link!r} is no address of the form tcp:HOST:PORT or "
+            "tls:HOST:PORT"
+        )
     if not 1 <= host.weight <= WEIGHT_MAX:
         raise ConfigError(f"host {host.name}: a weight is from 1 to {WEIGHT_MAX}")
     return host
 
 
 def parse_host(text: str) -> HostInfo:
-    """`NAME@HOST:PORT`, or `NAME@HOST:PORT*WEIGHT`. Raises ConfigError."""
+    """`NAME@LINK`, or `NAME@LINK*WEIGHT`, as in `a@tcp:10.0.0.1:8421*2`. Raises ConfigError."""
     name, _, rest = text.partition("@")
     link, star, weight = rest.partition("*")
     if star and not weight.isdecimal():

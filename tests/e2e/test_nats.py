@@ -26,7 +26,7 @@ class Watched:
 
     def __init__(self, server: NatsServer, name: str, life: str) -> None:
         self.engine = NatsEngine([server.url], bucket="holdfast-test", ttl_s=TTL)
-        self.host = HostInfo(name=name, link=f"{name}:1", life=life)
+        self.host = HostInfo(name=name, link=f"tcp:{name}:1", life=life)
         self.placement = RenewingPlacement(self.engine, self.host, ttl_s=TTL)
 
     async def until(self, *wanted: str, fresh: bool = True) -> View:

@@ -45,7 +45,7 @@ class Process:
     """One host. `cut` may be "" (whole), "both", "renew" (reads get through) or "look"."""
 
     def __init__(self, name: str, chance: random.Random) -> None:
-        self.host = HostInfo(name=name, link=f"{name}:1", life=name)
+        self.host = HostInfo(name=name, link=f"tcp:{name}:1", life=name)
         self.member = Membership(self.host, ttl_s=TTL)
         self.killed_at: float | None = None
         self.paused = False

@@ -20,7 +20,7 @@ from infra.placement.membership import Membership, Record
 from infra.placement.static import StaticPlacement
 
 TTL = 15.0
-A, B, C = (HostInfo(name=name, link=f"{name}:8421", life=f"{name}1") for name in "abc")
+A, B, C = (HostInfo(name=name, link=f"tcp:{name}:8421", life=f"{name}1") for name in "abc")
 DRAINING = msgspec.structs.replace(B, state=HostState.DRAINING)
 
 
@@ -102,7 +102,7 @@ def test_a_draining_host_takes_nothing_new() -> None:
 
 def test_a_later_life_of_the_name_ends_the_earlier_one() -> None:
     member = Membership(A, ttl_s=TTL)
-    later = msgspec.structs.replace(A, life="a2", link="elsewhere:1")
+    later = msgspec.structs.replace(A, life="a2", link="tcp:elsewhere:1")
     member.shown(0, [Record(later, 7)])  # what was there before us: we go past it
     assert not member.superseded and names(member.view(0)) == []
     member.renewed(0, 8)
@@ -154,16 +154,16 @@ def test_against_a_plain_model(found: list[tuple[float, set[str], bool]]) -> Non
 
 
 def test_records_survive_the_way_through_an_engine() -> None:
-    host = HostInfo(name="a", link="[fe80::1]:8421", life="x", weight=3, instance="i-1")
+    host = HostInfo(name="a", link="tcp:[fe80::1]:8421", life="x", weight=3, instance="i-1")
     assert decode_host(encode_host(host)) == host
-    assert decode_host(b'{"name":"a","link":"h:1","later":{}}').name == "a"
+    assert decode_host(b'{"name":"a","link":"tcp:h:1","later":{}}').name == "a"
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b'{"name":"a"}', b'{"name":"","link":"h:1"}', b'{"name":"a/b","link":"h:1"}',
-     b'{"name":"a","link":"h"}', b'{"name":"a","link":"h:99999"}', b"[1]", b"\xff", b" " * 5000,
-     b'{"name":"a","link":"h:1","weight":0}', b'{"name":"a","link":"h:1","state":"gone"}'],
+    [b"", b"{}", b'{"name":"a"}', b'{"name":"","link":"tcp:h:1"}', b'{"name":"a/b","link":"tcp:h:1"}',
+     b'{"name":"a","link":"tcp:h"}', b'{"name":"a","link":"tcp:h:99999"}', b"[1]", b"\xff", b" " * 5000,
+     b'{"name":"a","link":"tcp:h:1","weight":0}', b'{"name":"a","link":"tcp:h:1","state":"gone"}'],
 )  # fmt: skip
 def test_what_is_no_record(data: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -171,15 +171,25 @@ def test_what_is_no_record(data: bytes) -> None:
 
 
 def test_hosts_as_configured() -> None:
-    assert parse_host("a@10.0.0.1:8421") == HostInfo(name="a", link="10.0.0.1:8421")
-    assert parse_host("b@h:1*4").weight == 4
-    for wrong in ("a", "a@h", "@h:1", "a@h:1*", "a@h:1*x", "a@h:1*0", "a@h:1*65", "a b@h:1"):
+    assert parse_host("a@tcp:10.0.0.1:8421") == HostInfo(name="a", link="tcp:10.0.0.1:8421")
+    assert parse_host("b@tcp:h:1*4").weight == 4
+    for wrong in (
+        "a",
+        "a@h:1",
+        "a@tcp:h",
+        "@tcp:h:1",
+        "a@tcp:h:1*",
+        "a@tcp:h:1*x",
+        "a@tcp:h:1*0",
+        "a@tcp:h:1*65",
+        "a b@tcp:h:1",
+    ):
         with pytest.raises(ConfigError):
             parse_host(wrong)
 
 
 async def test_static_hosts_are_always_there() -> None:
-    hosts = [parse_host("b@h:2"), parse_host("a@h:1")]
+    hosts = [parse_host("b@tcp:h:2"), parse_host("a@tcp:h:1")]
     placement = StaticPlacement(hosts, "a")
     assert names(placement.view) == ["a", "b"] and placement.view.fresh
     assert placement.may_claim()

@@ -17,9 +17,9 @@ from infra.placement.renewing import RenewingPlacement
 from infra.placement.s3 import BucketEngine
 from infra.stores.directory import DirectoryStore
 
-A = HostInfo(name="a", link="a:1", life="a1")
+A = HostInfo(name="a", link="tcp:a:1", life="a1")
 LATER = msgspec.structs.replace(A, life="a2")
-B = HostInfo(name="b", link="b:1", life="b1")
+B = HostInfo(name="b", link="tcp:b:1", life="b1")
 
 
 def keys(root: Path) -> list[str]:
