@@ -48,10 +48,10 @@ _decode_record = msgspec.json.Decoder(ReplicaRecord).decode
 class Index:
     """The one writer of the index file."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, place: Path | None = None) -> None:
         self._root = root
-        self.path = root / "index.db"
-        self.wal_path = root / "index.db-wal"
+        self.path = (place or root) / "index.db"
+        self.wal_path = (place or root) / "index.db-wal"
         self.position = 0
         self.new = not self.path.exists()
         self.damaged = False  # what it alone knew is lost: which scopes are in the bucket only

@@ -65,6 +65,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data_dir: Annotated[
         str, Meta(min_length=1), _doc("Directory of the ledger files; made if absent.", "path")
     ] = "holdfast-data"
+    edges: Annotated[
+        int,
+        Meta(ge=0, le=64),
+        _doc(
+            "Processes that clients connect to, all on one port; 0 with `actors` 0 is one process "
+            "for everything.",
+            "processes",
+        ),
+    ] = 0
+    actors: Annotated[
+        int,
+        Meta(ge=0, le=64),
+        _doc("Processes that have the scopes, each its share of them by hash.", "processes"),
+    ] = 0
     idle_s: Annotated[
         Seconds, _doc("A scope nobody uses closes its file after this long.", "seconds")
     ] = 60.0

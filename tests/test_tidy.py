@@ -39,6 +39,18 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "edge/serving.py",
+    "edge/processes/supervisor.py",
+    "edge/processes/running.py",
+    "edge/processes/edge.py",
+    "edge/processes/boot.py",
+    "edge/processes/actor.py",
+    "actors/serving.py",
+    "actors/remote.py",
+    "actors/peer.py",
+    "actors/layout_stamp.py",
+    "actors/inspection.py",
+    "actors/followed.py",
     "actors/alarms.py",
     "actors/history.py",
     "actors/host.py",
@@ -113,6 +125,8 @@ SHELL: set[str] = {
     "infra/barrier.py",
     "infra/clock.py",
     "infra/ids.py",
+    "infra/link/connection.py",
+    "infra/link/sockets.py",
     "infra/notify.py",
     "infra/objects.py",
     "infra/pagefile.py",

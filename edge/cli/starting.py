@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge.access import Mode, choose_access
 from edge.application import Application, load_application
 from edge.config import Config
@@ -28,6 +30,14 @@ def start(
     access = choose_access(config, application, mode, now_ms)
     if mode == "serve" and access.open_to_all:
         print("holdfast: --insecure: everyone who can connect is admin", file=sys.stderr)
-    from edge.server import run
+    if config.edges or config.actors:
+        from edge.serving import run_supervisor
+
+        several = msgspec.structs.replace(
+            config, edges=max(1, config.edges), actors=max(1, config.actors)
+        )
+        run_supervisor(several, target, mode=mode, announce=announce)
+        return
+    from edge.serving import run
 
     run(config, application, mode=mode, announce=announce)
