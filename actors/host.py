@@ -116,7 +116,7 @@ class Host(StateReads):
         if self.index.must_rebuild:
             # A killed process may have committed what no barrier passed; it is shown from now on.
             await self.run(self.barrier.sync_all)
-            found = await self.run(lambda: list(scan(self.directory)))
+            found = await self.run(lambda: list(scan(self.directory, self.settings.home)))
             self.index.replace([one for one in found if self.settings.owns(one[0])])
             self.barrier.mark(self.index)
         self.tasks.spawn(self._sweep(), name="host-sweep")

@@ -28,7 +28,7 @@ class HostSettings:
 
     `dialects` are those an application has configured, by name; the registry has the others.
     `process` names one of several processes on one directory: its lock and its index are its own,
-    of the ledgers it has those that it `owns`.
+    of the ledgers it has those that it `owns`, all of which lie in the folder `home`.
     """
 
     def __init__(
@@ -41,9 +41,11 @@ class HostSettings:
         drain_s: float = 30.0,
         dialects: Mapping[str, Dialect] | None = None,
         process: str = "",
+        home: str = "*",
         owns: Callable[[Address], bool] = lambda _address: True,
     ) -> None:
         self.process = process
+        self.home = home
         self.owns = owns
         self.dialects = dialects or {}
         self.policy = policy

@@ -215,12 +215,12 @@ class Index:
         self.position += 1
 
 
-def scan(root: Path) -> Iterator[tuple[Address, str, int | None]]:
-    """Every ledger file below `root`: address, relative path, earliest alarm.
+def scan(root: Path, home: str = "*") -> Iterator[tuple[Address, str, int | None]]:
+    """Every ledger file below `root`, or of one tenant's home: address, path, earliest alarm.
 
     Slow: for a thread.
     """
-    for path in sorted(root.glob("*/*/*.db")):
+    for path in sorted(root.glob(f"{home}/*/*.db")):
         wal = path.with_name(path.name + "-wal")
         try:
             # Immutable: a reader would leave a -shm beside every closed ledger. Whoever scans has

@@ -11,6 +11,10 @@ from actors.bucket_report import bucket_report, replica_report
 from actors.host import Host
 from actors.types import Address
 
+COUNTERS = (
+    "commits", "entries", "refused", "duplicates", "opens", "passes", "release_wait_s",
+    "fenced",
+)  # fmt: skip
 Report = dict[str, Any]  # JSON members, as the admin surface shows them
 
 
@@ -58,13 +62,7 @@ class Inspection:
 
     async def report(self) -> Report:
         host, counts = self._host, self._host.counts
-        counters = {
-            name: getattr(counts, name)
-            for name in (
-                "commits", "entries", "refused", "duplicates", "opens", "passes",
-                "release_wait_s", "fenced",
-            )
-        }  # fmt: skip
+        counters = {name: getattr(counts, name) for name in COUNTERS}
         return {
             "scopes_open": len(host.open_scopes), "counters": counters,
             "bucket": bucket_report(host),

@@ -14,8 +14,8 @@ STAMP: Final = "processes"
 def claim_layout(directory: Path, layout: str) -> None:
     """Have the directory used under this split; call while its lock is held.
 
-    `layout` is "" for one process. Under another than before every index goes: each process makes
-    its own anew from the ledger files.
+    `layout` is "" for one process, their number for several, `tenant` for one each. Under another
+    than before every index goes: each process makes its own anew from the ledger files.
     """
     stamp = directory / STAMP
     try:
@@ -24,7 +24,7 @@ def claim_layout(directory: Path, layout: str) -> None:
         before = ""
     if before == layout:
         return
-    for place in (directory, *directory.glob("actor-*")):
+    for place in (directory, *directory.glob("actor-*"), *directory.glob("tenants/*")):
         for index in place.glob("index.db*"):
             index.unlink()
     made = stamp.with_suffix(".new")

@@ -277,6 +277,7 @@ decode_bytes = Decoding(bytes)
 decode_alarm = Decoding(AlarmAsk)
 decode_alarms = Decoding(list[tuple[str, int, str | None, int]])
 decode_bool = Decoding(bool)
+decode_text = Decoding(str)
 decode_scopes = Decoding(ScopesAsk)
 decode_plain = Decoding(Any)
 

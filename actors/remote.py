@@ -20,17 +20,18 @@ import msgspec
 from actors import link_wire as w
 from actors import works
 from actors.followed import Followed
-from actors.inspection import Report, merged
-from actors.peer import Peer
+from actors.inspection import COUNTERS, Report, merged
+from actors.peer import Find, Peer
+from actors.receiving import At, Receiving
+from actors.reply import FutureReply
 from actors.rows import Key, Row
 from actors.scan import MEMORY_BYTES_MAX, Spool, Work
+from actors.sent import ANSWER_WAIT_S, ELSEWHERE, EMPTY, Sent, rejected
 from actors.snapshot import Snapshot
 from actors.types import (
     Address,
-    Appended,
     Bounds,
     Draft,
-    Duplicate,
     EntryPage,
     Outcome,
     Page,
@@ -42,84 +43,34 @@ from actors.types import (
 from infra import clock, ids
 from infra.errors import Busy, Closed, HoldfastError, TryLater
 from infra.link.connection import Link, Service
-from infra.link.errors import DeadlinePassed, LinkLost
+from infra.link.errors import DeadlinePassed
 from infra.placement.rendezvous import Member, owner
 from infra.tasks import TaskOwner
 
 T = TypeVar("T")
-ANSWER_WAIT_S: Final = 30.0
 SCAN_WAIT_S: Final = 600.0
 MAKE_TRIES_MAX: Final = 16
-ELSEWHERE: Final = frozenset({"link_lost", "moved", "closed", "fenced"})
-EMPTY: Final = Bounds("", 0, 0, 0)
-
-
-class Sent:
-    """An append under way; fits infra.link.connection.Caller."""
-
-    __slots__ = ("drafts", "own", "payload", "peer", "port", "reply", "size", "tag", "until")
-
-    def __init__(
-        self, port: RemotePort, peer: Peer, drafts: list[Draft], reply: Reply, tag: Any
-    ) -> None:
-        self.port = port
-        self.peer = peer
-        self.drafts = drafts
-        self.reply = reply
-        self.tag = tag
-        self.size = sum(draft.size for draft in drafts)
-        self.until = clock.monotonic() + ANSWER_WAIT_S
-        self.own: set[int] = set()  # drafts whose cause was made here
-        self.payload = msgspec.Raw()
-
-    def part(self, payload: msgspec.Raw) -> None:
-        """An append has one answer."""
-
-    def done(self, payload: msgspec.Raw) -> None:
-        try:
-            settled: w.Settled = w.decode_settled(payload)
-            outcomes = [
-                self._mine(at, w.outcome_of(sent, draft))
-                for at, (sent, draft) in enumerate(zip(settled.outcomes, self.drafts, strict=True))
-            ]
-        except (HoldfastError, ValueError) as error:
-            self._settle([_rejected(error)] * len(self.drafts), EMPTY)
-            return
-        self._settle(outcomes, settled.where.bounds())
-
-    def failed(self, error: HoldfastError) -> None:
-        if error.code in ELSEWHERE and clock.monotonic() < self.until and not self.port.closed:
-            self.peer.repeat(self)
-        else:
-            self._settle([_rejected(error)] * len(self.drafts), EMPTY)
-
-    def give_up(self) -> None:
-        """Whether it was written is not known; repeating is safe."""
-        self.failed(TryLater("the scope's process does not answer", retry_after_ms=1000))
-
-    def _mine(self, at: int, outcome: Outcome) -> Outcome:
-        # Nobody else can have used such a cause: it was written the first time it was sent.
-        if at in self.own and isinstance(outcome, Duplicate):
-            return Appended(outcome.seq, outcome.seq + outcome.count - 1, outcome.outcome)
-        return outcome
-
-    def _settle(self, outcomes: list[Outcome], bounds: Bounds) -> None:
-        self.peer.answered(self)
-        self.reply.settle(self.tag, outcomes, bounds)
-        self.port.flush_later(self.reply)
 
 
 class RemotePort:
-    """Use as `async with`. `members` are the processes, by name, with where each listens."""
+    """Use as `async with`. `members` are the processes, by name, with where each listens.
+
+    With `find` there is a process for each tenant instead, which is asked for when it is wanted:
+    `find` starts it and says where.
+    """
 
     def __init__(
         self, members: Mapping[str, str], key: bytes, me: str, *, spool_dir: Path,
-        service: Service | None = None,
+        service: Service | None = None, find: Find | None = None,
     ) -> None:  # fmt: skip
+        self._key = key
+        self._me = me
+        self._find = find
+        self._places = dict(members)
         self.closed = False
         self.alarms = RemoteAlarms(self)
         self._members = [Member(name) for name in members]
-        self._peers = {name: Peer(self, name, at, key, me) for name, at in members.items()}
+        self._peers = {name: Peer(self, name, self._place_of, key, me) for name in members}
         self._followed: dict[Address, Followed] = {}
         self._touched: dict[Reply, None] = {}
         self._spool_dir = spool_dir
@@ -142,11 +93,41 @@ class RemotePort:
         await self._tasks.aclose()
         self._pool.shutdown()
 
+    async def _place_of(self, name: str) -> str:
+        return self._places[name]
+
     def peer_of(self, address: Address) -> Peer:
         """The process that has the scope."""
+        if self._find is not None:
+            return self.tenant(address.tenant)
         name = owner(address, self._members)
         assert name is not None
         return self._peers[name]
+
+    def tenant(self, name: str) -> Peer:
+        """The tenant's process."""
+        assert self._find is not None
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = Peer(self, name, self._find, self._key, self._me, lazy=True)
+            self._peers[name] = peer
+            self._tasks.spawn(peer.run(self._service), name="peer")
+        return peer
+
+    def sleeps(self, name: str, *, asleep: bool) -> bool:
+        """A process is about to end (or not, after all); whether nothing here speaks against it."""
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.asleep = asleep
+        return peer is None or peer.idle
+
+    def _known(self, address: Address) -> Bounds | None:
+        """Where a sleeping scope stands that is followed here."""
+        followed = self._followed.get(address)
+        if self._find is None or followed is None or not followed.ready.is_set():
+            return None
+        peer = self.peer_of(address)
+        return followed.bounds if peer.asleep and peer.link is None else None
 
     def connected(self, peer: Peer) -> None:
         """A link is there (again): follow what was followed, before anything else is asked."""
@@ -189,7 +170,7 @@ class RemotePort:
             try:
                 outcome, bounds = await self._made(address, draft, replicated)
             except HoldfastError as error:
-                outcome = _rejected(error)
+                outcome = rejected(error)
             except Exception as error:  # the caller's factory: it reaches the caller
                 outcome = Rejected("internal", "the draft could not be planned", error=error)
             outcomes.append(outcome)
@@ -205,7 +186,7 @@ class RemotePort:
             if draft.make is not None:
                 made = draft.make(bounds.head + 1, clock.now_ms())
                 made.expect = bounds.head
-            waiting = _Waiting()
+            waiting = FutureReply()
             self.append(address, [made], waiting, None, replicated=replicated)
             (outcome,), bounds = await waiting.future
             if not (isinstance(outcome, Rejected) and outcome.code == "conflict"):
@@ -241,6 +222,7 @@ class RemotePort:
             async with asyncio.timeout(within_s):
                 while True:
                     peer = self.peer_of(address)
+                    peer.wake()
                     await peer.up.wait()
                     try:
                         if peer.link is not None:
@@ -255,6 +237,9 @@ class RemotePort:
     async def read(
         self, address: Address, after: int, *, entries_max: int, bytes_max: int, joined: bool
     ) -> Page | Resync:
+        known = self._known(address)
+        if known is not None and after == known.head:
+            return Page(after + 1, after, [], "", known)
         limits = w.Limits(entries_max, bytes_max, joined)
         answer = await self.call(address, "read", w.Read(*address, after, limits))
         found = w.page_of(w.decode_page(answer))
@@ -264,6 +249,9 @@ class RemotePort:
     async def visible(
         self, address: Address, after: int, groups: str, *, entries_max: int, bytes_max: int
     ) -> EntryPage | Resync:
+        known = self._known(address)
+        if known is not None and after == known.head:
+            return EntryPage(after, [], known)
         limits = w.Limits(entries_max, bytes_max)
         answer = await self.call(address, "read", w.Read(*address, after, limits, groups))
         found = w.page_of(w.decode_page(answer))
@@ -271,6 +259,8 @@ class RemotePort:
         return found
 
     async def bounds(self, address: Address) -> Bounds:
+        if (known := self._known(address)) is not None:
+            return known
         found: w.Where = w.decode_where(await self.call(address, "bounds", w.Ask(*address)))
         return found.bounds()
 
@@ -288,7 +278,7 @@ class RemotePort:
         if found is None:
             return None
         ended, file = found
-        spool = Spool(_At(ended), file)
+        spool = Spool(At(ended), file)
         spool.bytes = ended.size
         spool.result = works.decode_result(work, ended.result)
         spool.rewind()
@@ -296,7 +286,7 @@ class RemotePort:
 
     async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
         found = await self._spooled(address, "snapshot", w.Scan(*address, coll=coll))
-        return None if found is None else Snapshot(_At(found[0]), found[1], found[0].count)
+        return None if found is None else Snapshot(At(found[0]), found[1], found[0].count)
 
     async def _spooled(
         self, address: Address, method: str, asked: Any
@@ -307,7 +297,7 @@ class RemotePort:
             file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - returned
                 max_size=MEMORY_BYTES_MAX, dir=str(self._spool_dir)
             )
-            receiving = _Receiving(link, file)
+            receiving = Receiving(link, file)
             receiving.stream = link.ask(
                 method, payload, receiving, deadline_ms=int(SCAN_WAIT_S * 1000)
             )
@@ -334,6 +324,7 @@ class RemotePort:
         if followed is None:
             followed = self._followed[address] = Followed(address, self._rejoin)
             peer = self.peer_of(address)
+            peer.wake()
             if peer.link is not None:
                 followed.join(peer.link)
         followed.waiting += 1
@@ -379,6 +370,9 @@ class RemotePort:
     async def scopes(self, tenant: str, prefix: str, after: str, limit: int) -> list[Report]:
         asked = w.ScopesAsk(tenant, prefix, after, limit)
         found: list[Report] = []
+        if self._find is not None:  # they are all one process's
+            answer = await self.call(Address(tenant, ""), "scopes", asked)
+            return list(w.decode_plain(answer))
         for answer in await self._all("scopes", asked):
             found += answer
         found.sort(key=lambda outline: str(outline["scope"]))
@@ -389,12 +383,15 @@ class RemotePort:
         return found
 
     async def report(self) -> Report:
-        return merged(await self._all("report", None))
+        nothing: Report = {"scopes_open": 0, "counters": dict.fromkeys(COUNTERS, 0), "bucket": None}
+        return merged([nothing, *await self._all("report", None)])
 
     async def _all(self, method: str, asked: Any) -> list[Any]:
         payload = w.encode(asked)
         answers = []
-        for peer in self._peers.values():
+        for peer in list(self._peers.values()):
+            if self._find is not None and peer.link is None:
+                continue  # a tenant that sleeps: nobody is woken to be looked at
             if peer.link is None:
                 raise TryLater(f"{peer.name} does not answer", retry_after_ms=1000)
             answer = await peer.link.call(method, payload, within_s=ANSWER_WAIT_S)
@@ -425,60 +422,3 @@ class RemoteAlarms:
         asked = w.AlarmAsk(*address, "cancel", name)
         found: bool = w.decode_bool(await self._port.call(address, "alarms", asked))
         return found
-
-
-class _At:
-    """Fits actors.scan.Position."""
-
-    def __init__(self, ended: w.Spooled) -> None:
-        self.epoch = ended.epoch
-        self.head = ended.seq
-        self.floor = ended.floor
-
-
-class _Receiving:
-    """The parts of a spool, into a file; fits Caller."""
-
-    def __init__(self, link: Link, file: IO[bytes]) -> None:
-        self.stream = 0
-        self.future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
-        self._link = link
-        self._file = file
-
-    def part(self, payload: msgspec.Raw) -> None:
-        if not self.future.done():
-            try:
-                self._file.write(w.decode_bytes(payload))
-            except (HoldfastError, OSError) as error:
-                self.future.set_exception(error)
-        self._link.taken(self.stream, payload)
-
-    def done(self, payload: msgspec.Raw) -> None:
-        if not self.future.done():
-            self.future.set_result(payload)
-
-    def failed(self, error: HoldfastError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _Waiting:
-    """A Reply that somebody here waits for."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[tuple[list[Outcome], Bounds]] = loop.create_future()
-
-    def settle(self, tag: Any, outcomes: list[Outcome], bounds: Bounds) -> None:
-        if not self.future.done():
-            self.future.set_result((outcomes, bounds))
-
-    def flush(self) -> None:
-        """Nothing is gathered here."""
-
-
-def _rejected(error: Exception) -> Rejected:
-    code = getattr(error, "code", "internal")
-    after = getattr(error, "retry_after_ms", None)
-    code = "try_later" if isinstance(error, LinkLost) else code
-    return Rejected(code, str(error), retry_after_ms=after, error=error)

@@ -9,6 +9,7 @@ reads what it missed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -22,7 +23,7 @@ from actors.inspection import Inspection
 from actors.types import Address, Batch, Bounds, Draft, Outcome
 from infra.errors import Closed, HoldfastError
 from infra.link.connection import Answerer, Link
-from infra.link.errors import DeadlinePassed
+from infra.link.errors import DeadlinePassed, LinkLost
 from infra.link.frames import LinkError
 from infra.tasks import TaskOwner
 
@@ -31,6 +32,7 @@ log = logging.getLogger("holdfast.serving")
 PART_BYTES: Final = 256 << 10
 MOVED_RETRY_MS: Final = 50
 RING_WAIT_S: Final = 60.0
+SLEEP_WAIT_S: Final = 5.0
 
 Method = Callable[["Serving", Link, int, msgspec.Raw], Awaitable[msgspec.Raw]]
 
@@ -107,6 +109,29 @@ class Serving:
         link = next(iter(self.links))
         asked = w.AlarmAsk(*address, "ring", name, due_at, payload, attempt)
         await link.call("ring", w.encode(asked), within_s=RING_WAIT_S)
+
+    async def sleep(self) -> bool:
+        """Ask every edge whether this process may end now; whether it may. Edges then find it
+        again when somebody wants something, and answer for it until then.
+        """
+        if self.host.open_scopes or len(self._tasks):
+            return False
+        for link in tuple(self.links):
+            try:
+                answer = await link.call("sleep", w.encode(True), within_s=SLEEP_WAIT_S)
+            except LinkLost:
+                continue
+            except HoldfastError:
+                break
+            if not w.decode_bool(answer):
+                break
+        else:
+            if not self.host.open_scopes and not len(self._tasks):
+                return True
+        for link in tuple(self.links):
+            with contextlib.suppress(HoldfastError):
+                await link.call("sleep", w.encode(False), within_s=SLEEP_WAIT_S)
+        return False
 
     async def aclose(self) -> None:
         """End what is under way; the host stays."""

@@ -13,7 +13,7 @@ from infra.replicator import ReplicaSettings
 
 
 def host_settings(
-    config: Config, application: Application, open_max: int, *, process: str = "",
+    config: Config, application: Application, open_max: int, *, process: str = "", home: str = "*",
     owns: Callable[[Address], bool] = lambda _address: True,
 ) -> HostSettings:  # fmt: skip
     """`process` and `owns` where several share the directory (actors/host_settings.py)."""
@@ -26,6 +26,7 @@ def host_settings(
     return HostSettings(
         policy=policy, idle_s=config.idle_s, open_max=open_max, dialects=application.dialects(),
         bucket=bucket_settings(config), drain_s=config.drain_timeout_s, process=process, owns=owns,
+        home=home,
     )  # fmt: skip
 
 

@@ -39,6 +39,9 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "actors/sent.py",
+    "edge/processes/tenants.py",
+    "actors/receiving.py",
     "edge/serving.py",
     "edge/processes/supervisor.py",
     "edge/processes/running.py",

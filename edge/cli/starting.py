@@ -30,12 +30,11 @@ def start(
     access = choose_access(config, application, mode, now_ms)
     if mode == "serve" and access.open_to_all:
         print("holdfast: --insecure: everyone who can connect is admin", file=sys.stderr)
-    if config.edges or config.actors:
+    if config.edges or config.actors or config.placement == "tenant":
         from edge.serving import run_supervisor
 
-        several = msgspec.structs.replace(
-            config, edges=max(1, config.edges), actors=max(1, config.actors)
-        )
+        actors = 0 if config.placement == "tenant" else max(1, config.actors)
+        several = msgspec.structs.replace(config, edges=max(1, config.edges), actors=actors)
         run_supervisor(several, target, mode=mode, announce=announce)
         return
     from edge.serving import run

@@ -32,6 +32,8 @@ class Boot(msgspec.Struct, frozen=True):
     directory: str
     members: dict[str, str]
     key: bytes
+    control: str = ""  # where the supervisor listens, which starts tenants' processes
+    tenant: str | None = None  # whose process this is
 
     def application(self) -> Application:
         """The user's."""
@@ -39,8 +41,17 @@ class Boot(msgspec.Struct, frozen=True):
             return Application()
         return load_application(self.target, directory=Path(self.directory))
 
+    @property
+    def place(self) -> str:
+        """Where an actor process listens: of a tenant's, the one place there is."""
+        if self.tenant is not None:
+            return next(iter(self.members.values()))
+        return self.members[self.name]
+
     def owns(self, address: Address) -> bool:
         """Whether the scope is this process's."""
+        if self.tenant is not None:
+            return address.tenant == self.tenant
         return owner(address, [Member(name) for name in self.members]) == self.name
 
 

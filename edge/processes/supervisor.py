@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -26,10 +26,13 @@ from actors.layout_stamp import claim_layout
 from edge.access import Mode
 from edge.config import Config
 from edge.processes.boot import Boot, encode_boot
+from edge.processes.tenants import Tenants
 from edge.server import ServerInfo
 from edge.serving import told_until
 from infra import clock, ids
-from infra.errors import ConfigError, HoldfastError
+from infra.errors import ConfigError, HoldfastError, Unavailable
+from infra.link.sockets import Listener
+from infra.paths import tenant_home
 from infra.tasks import TaskOwner
 
 log = logging.getLogger("holdfast.supervisor")
@@ -48,6 +51,7 @@ class _Child:
 
     def __init__(self, role: str, name: str) -> None:
         self.role = role
+        self.tenant: str | None = None
         self.name = name
         self.process: asyncio.subprocess.Process | None = None
         self.ready: asyncio.Future[dict[str, object]] | None = None
@@ -71,19 +75,27 @@ class Supervisor:
         self._run_dir = ""
         self._members: dict[str, str] = {}
         self._holder: socket.socket | None = None
+        self._tenants: Tenants | None = None
+        self._control: Listener | None = None
 
     async def __aenter__(self) -> Supervisor:
         config = self._config
         directory = Path(config.data_dir)
         await self._take(directory)
         try:
-            claim_layout(directory, f"{config.actors}")
+            by_tenant = config.placement == "tenant"
+            claim_layout(directory, "tenant" if by_tenant else f"{config.actors}")
             self._run_dir = tempfile.mkdtemp(
                 prefix="holdfast-"
             )  # short: a socket's path is bounded
             names = [f"actor-{number}" for number in range(config.actors)]
             self._members = {name: f"unix:{self._run_dir}/{name}" for name in names}
             actors = [_Child("actor", name) for name in names]
+            if by_tenant:
+                self._tenants = Tenants(directory, self._start_tenant)
+                self._control = Listener("supervisor", self._key, self._tenants)
+                await self._control.listen(f"unix:{self._run_dir}/control")
+                self._tenants.begin()
             await self._begin(actors)
             self._config = msgspec.structs.replace(config, port=self._reserve())
             edges = [_Child("edge", f"edge-{number}") for number in range(config.edges)]
@@ -128,6 +140,21 @@ class Supervisor:
         port: int = holder.getsockname()[1]
         return port
 
+    async def _start_tenant(self, tenant: str) -> tuple[str, asyncio.Task[int]]:
+        child = _Child("actor", f"{tenant_home(tenant)}")
+        child.tenant = tenant
+        child.ready = asyncio.get_running_loop().create_future()
+        self._children.append(child)
+        ended = self._tasks.spawn(self._run(child), name="tenant")
+        ended.add_done_callback(lambda _: self._children.remove(child))
+        either: list[asyncio.Future[Any]] = [ended, child.ready]
+        await asyncio.wait(either, timeout=READY_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not child.ready.done():
+            if child.process is not None and not ended.done():
+                child.process.kill()
+            raise Unavailable("the tenant's process did not start", retry_after_ms=1000)
+        return str(child.ready.result()["place"]), ended
+
     async def _begin(self, children: list[_Child]) -> None:
         for child in children:
             self._children.append(child)
@@ -170,9 +197,14 @@ class Supervisor:
         )  # fmt: skip
         child.process = process
         assert process.stdin is not None and process.stdout is not None
+        members, control = self._members, ""
+        if child.tenant is not None:
+            members = {child.name: f"unix:{self._run_dir}/{child.name[-12:]}"}
+        if self._control is not None:
+            control = self._control.place
         boot = Boot(
-            child.name, self._config, self._mode, self._target, str(Path.cwd()), self._members,
-            self._key,
+            child.name if child.tenant is None else child.tenant, self._config, self._mode,
+            self._target, str(Path.cwd()), members, self._key, control, child.tenant,
         )  # fmt: skip
         try:
             process.stdin.write(encode_boot(boot))
@@ -186,9 +218,13 @@ class Supervisor:
 
     async def _stop(self) -> None:
         self._stopping = True
+        if self._tenants is not None:
+            await self._tenants.aclose()
         for role in ("edge", "actor"):
             await self._end([child for child in self._children if child.role == role])
         await self._tasks.aclose()
+        if self._control is not None:
+            await self._control.aclose()
         if self._holder is not None:
             self._holder.close()
         if self._run_dir:

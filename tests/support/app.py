@@ -45,7 +45,7 @@ async def running(
     if mode == "serve" and (app is None or app.authenticator is None):
         config.setdefault("token_keys", (KEY,))
     settings = Config(port=0, data_dir=str(directory), drain_timeout_s=2.0, **config)
-    if processes.MODE == "processes":
+    if processes.MODE:
         async with processes.several(settings, app or Application(), mode) as several:
             yield several
         return

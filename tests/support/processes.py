@@ -120,7 +120,11 @@ async def several(
     """A started edge in this process, over ACTORS actor processes."""
     names = [f"actor-{number}" for number in range(ACTORS)]
     Path(config.data_dir).mkdir(parents=True, exist_ok=True)
-    claim_layout(Path(config.data_dir), str(ACTORS))
+    claim_layout(Path(config.data_dir), MODE if MODE == "tenant" else str(ACTORS))
+    if MODE == "tenant":
+        async with _by_tenant(config, application, mode) as by_tenant:
+            yield by_tenant
+        return
     with tempfile.TemporaryDirectory(prefix="hf-") as place:
         members = {name: f"unix:{place}/{name}" for name in names}
         key = ids.random_bytes(32)
@@ -140,4 +144,34 @@ async def several(
         finally:
             await rings.aclose()
             for actor in actors:
+                await actor.stop()
+
+
+@asynccontextmanager
+async def _by_tenant(
+    config: Config, application: Application, mode: Mode
+) -> AsyncIterator[ProcessesServer]:
+    """Each tenant's process is forked when the edge asks for it."""
+    with tempfile.TemporaryDirectory(prefix="hf-") as place:
+        key = ids.random_bytes(32)
+        held: dict[str, ForkedActor] = {}
+
+        async def find(tenant: str) -> str:
+            actor = held.get(tenant)
+            if actor is None:
+                at = {tenant: f"unix:{place}/{len(held)}"}
+                boot = Boot(tenant, config, mode, None, "", at, key, "", tenant)
+                actor = held[tenant] = ForkedActor(boot, application)
+                await actor.start()
+            return actor.boot.place
+
+        boot = Boot("edge-0", config, mode, None, "", {}, key)
+        server, rings = make_edge(boot, application, kind=ProcessesServer, find=find)
+        assert isinstance(server, ProcessesServer)
+        try:
+            async with server:
+                yield server
+        finally:
+            await rings.aclose()
+            for actor in held.values():
                 await actor.stop()
