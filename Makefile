@@ -40,8 +40,10 @@ fix: $(STAMP) ## format, apply safe lint fixes, write the generated documents
 	ruff check --fix .
 	python -m edge.cli.reference
 
-e2e: $(STAMP) node browser ## real processes, sockets, files and browser
+e2e: $(STAMP) node browser ## real processes, sockets, files and browser, in each mode
 	python -m pytest -q tests/e2e -m "not soak" $(ARGS)
+	HOLDFAST_TEST_MODE=processes python -m pytest -q tests/e2e -m "not soak" $(ARGS)
+	HOLDFAST_TEST_MODE=tenant python -m pytest -q tests/e2e -m "not soak" $(ARGS)
 
 sim: $(STAMP) ## simulation with many seeds
 	HOLDFAST_SIM_RUNS=$${HOLDFAST_SIM_RUNS:-2000} python -m pytest -q -s tests/sim $(ARGS)

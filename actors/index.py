@@ -220,7 +220,7 @@ def scan(root: Path, home: str = "*") -> Iterator[tuple[Address, str, int | None
 
     Slow: for a thread.
     """
-    for path in sorted(root.glob(f"{home}/*/*.db")):
+    for path in sorted(root.glob(f"{home}/??/*.db")):
         wal = path.with_name(path.name + "-wal")
         try:
             # Immutable: a reader would leave a -shm beside every closed ledger. Whoever scans has

@@ -39,6 +39,7 @@ STORE: set[str] = {
 
 # Event loop, sockets, files, processes, clock, randomness.
 SHELL: set[str] = {
+    "edge/loop.py",
     "actors/sent.py",
     "edge/processes/tenants.py",
     "actors/receiving.py",

@@ -16,8 +16,8 @@ def command(as_json: bool) -> None:
 
     Says on one line of JSON when it is ready, and ends with its supervisor.
     """
+    from edge.loop import run_loop
     from edge.processes.edge import serve_clients
-    from edge.serving import run_loop
 
     boot = read_boot()
     application = boot.application()
