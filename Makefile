@@ -29,6 +29,8 @@ serve: $(STAMP) ## run a development server on loopback
 test: $(STAMP) node browser ## lint and every test but the long runs
 	@$(MAKE) --no-print-directory check
 	python -m pytest -q -m "not soak" --ignore=tests/sim $(ARGS)
+	for mode in processes tenant; do HOLDFAST_TEST_MODE=$$mode python -m pytest -q \
+		tests/e2e/test_asterql_socket.py tests/e2e/test_strata_live.py tests/e2e/test_sse.py; done
 
 check: $(STAMP) ## ruff and mypy; edits nothing
 	ruff check .
