@@ -35,8 +35,8 @@ class HostState(StrEnum):
 class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One host. `life` differs between two starts under one name.
 
-    `link` is where other hosts reach it, `tcp:HOST:PORT` or `tls:HOST:PORT`. `instance` is what a proxy in front knows it
-    by (`fly-replay`); empty where there is none.
+    `link` is where other hosts reach it, `tcp:HOST:PORT` or `tls:HOST:PORT`. `instance` is what a
+    proxy in front knows it by (`fly-replay`); empty where there is none.
     """
 
     name: str

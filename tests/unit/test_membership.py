@@ -161,8 +161,11 @@ def test_records_survive_the_way_through_an_engine() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b'{"name":"a"}', b'{"name":"","link":"tcp:h:1"}', b'{"name":"a/b","link":"tcp:h:1"}',
-     b'{"name":"a","link":"tcp:h"}', b'{"name":"a","link":"tcp:h:99999"}', b"[1]", b"\xff", b" " * 5000,
+    [b"", b"{}", b'{"name":"a"}', b'{"name":"","link":"tcp:h:1"}',
+     b'{"name":"a/b","link":"tcp:h:1"}',
+     b'{"name":"a","link":"tcp:h"}', b'{"name":"a","link":"tcp:h:99999"}',
+     b"[1]", b"\xff",
+     b" " * 5000,
      b'{"name":"a","link":"tcp:h:1","weight":0}', b'{"name":"a","link":"tcp:h:1","state":"gone"}'],
 )  # fmt: skip
 def test_what_is_no_record(data: bytes) -> None:
