@@ -32,6 +32,8 @@ serve: $(STAMP) ## run a development server on loopback
 test: $(STAMP) node browser redis ## lint and every test but the long runs
 	@$(MAKE) --no-print-directory check
 	python -m pytest -q -m "not soak" --ignore=tests/sim $(ARGS)
+	for mode in processes tenant; do HOLDFAST_TEST_MODE=$$mode python -m pytest -q \
+		tests/e2e/test_asterql_socket.py tests/e2e/test_strata_live.py tests/e2e/test_sse.py; done
 
 check: $(STAMP) ## ruff and mypy; edits nothing
 	ruff check .
@@ -43,8 +45,10 @@ fix: $(STAMP) ## format, apply safe lint fixes, write the generated documents
 	ruff check --fix .
 	python -m edge.cli.reference
 
-e2e: $(STAMP) node browser redis ## real processes, sockets, files and browser
+e2e: $(STAMP) node browser redis ## real processes, sockets, files and browser, in each mode
 	python -m pytest -q tests/e2e -m "not soak" $(ARGS)
+	HOLDFAST_TEST_MODE=processes python -m pytest -q tests/e2e -m "not soak" $(ARGS)
+	HOLDFAST_TEST_MODE=tenant python -m pytest -q tests/e2e -m "not soak" $(ARGS)
 
 sim: $(STAMP) ## simulation with many seeds
 	HOLDFAST_SIM_RUNS=$${HOLDFAST_SIM_RUNS:-2000} python -m pytest -q -s tests/sim $(ARGS)

@@ -23,6 +23,7 @@ from actors.dialects.kinds import dialect_name_of
 from actors.header import Unfinished
 from actors.host_settings import Counts, HostSettings
 from actors.index import Index, scan
+from actors.layout_stamp import claim_layout
 from actors.ledger import Ledger
 from actors.mailbox import Request
 from actors.replicating import ScopeSource
@@ -82,24 +83,31 @@ class Host(StateReads):
         self._lock_fd = -1
         self._started = self._stopping = False
 
+    @property
+    def own_directory(self) -> Path:
+        """What no other process writes to."""
+        return self.directory / self.settings.process
+
     # -- start and stop --------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take the directory. Raises ConfigError where another process has it."""
         self._loop = asyncio.get_running_loop()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            own = self.own_directory
+            own.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(own / "lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock_fd)
             raise ConfigError(f"{self.directory}: another Holdfast process uses it") from error
         except OSError as error:
-            raise ConfigError(
-                f"{self.directory}: {error.strerror}; choose another data_dir"
-            ) from error
+            where = f"{self.directory}: {error.strerror}"
+            raise ConfigError(f"{where}; choose another data_dir") from error
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="holdfast-io")
-        self.index = Index(self.directory)
+        if not self.settings.process:
+            claim_layout(self.directory, "")
+        self.index = Index(self.directory, own)
         if self.settings.bucket is not None:
             await self._join_bucket(self.settings.bucket)
         self.barrier = Barrier(self.directory, self._report)
@@ -108,8 +116,8 @@ class Host(StateReads):
         if self.index.must_rebuild:
             # A killed process may have committed what no barrier passed; it is shown from now on.
             await self.run(self.barrier.sync_all)
-            found = await self.run(lambda: list(scan(self.directory)))
-            self.index.replace(found)
+            found = await self.run(lambda: list(scan(self.directory, self.settings.home)))
+            self.index.replace([one for one in found if self.settings.owns(one[0])])
             self.barrier.mark(self.index)
         self.tasks.spawn(self._sweep(), name="host-sweep")
         if self.waking is not None:
@@ -169,14 +177,9 @@ class Host(StateReads):
     # -- the port --------------------------------------------------------------------------------
 
     def append(
-        self,
-        address: Address,
-        drafts: list[Draft],
-        reply: Reply,
-        tag: Any,
-        *,
-        replicated: bool = False,
-    ) -> None:
+        self, address: Address, drafts: list[Draft], reply: Reply, tag: Any,
+        *, replicated: bool = False,
+    ) -> None:  # fmt: skip
         self.submit(address, Request(drafts, reply, tag, replicated=replicated))
 
     def submit(self, address: Address, request: Request) -> None:
@@ -309,8 +312,7 @@ class Host(StateReads):
         return Ledger.create(
             path, address, dialect=dialect.name, epoch=ids.new_id(), at=self.now_ms(),
             materialize=policy.materialize or dialect.needs_rows, level=policy.level,
-            sync=not self.barrier.whole_filesystem, nonce=self._nonce,
-            tracked=self.waking is not None,
+            sync=not self.barrier.whole_filesystem, nonce=self._nonce, tracked=bool(self.waking),
         )  # fmt: skip
 
     def _make_room(self) -> None:

@@ -27,6 +27,8 @@ class HostSettings:
     """Times in seconds. `open_max` is lowered to what the process may have open.
 
     `dialects` are those an application has configured, by name; the registry has the others.
+    `process` names one of several processes on one directory: its lock and its index are its own,
+    of the ledgers it has those that it `owns`, all of which lie in the folder `home`.
     """
 
     def __init__(
@@ -38,7 +40,13 @@ class HostSettings:
         bucket: BucketSettings | None = None,
         drain_s: float = 30.0,
         dialects: Mapping[str, Dialect] | None = None,
+        process: str = "",
+        home: str = "*",
+        owns: Callable[[Address], bool] = lambda _address: True,
     ) -> None:
+        self.process = process
+        self.home = home
+        self.owns = owns
         self.dialects = dialects or {}
         self.policy = policy
         self.idle_s = idle_s

@@ -48,10 +48,10 @@ _decode_record = msgspec.json.Decoder(ReplicaRecord).decode
 class Index:
     """The one writer of the index file."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, place: Path | None = None) -> None:
         self._root = root
-        self.path = root / "index.db"
-        self.wal_path = root / "index.db-wal"
+        self.path = (place or root) / "index.db"
+        self.wal_path = (place or root) / "index.db-wal"
         self.position = 0
         self.new = not self.path.exists()
         self.damaged = False  # what it alone knew is lost: which scopes are in the bucket only
@@ -215,12 +215,12 @@ class Index:
         self.position += 1
 
 
-def scan(root: Path) -> Iterator[tuple[Address, str, int | None]]:
-    """Every ledger file below `root`: address, relative path, earliest alarm.
+def scan(root: Path, home: str = "*") -> Iterator[tuple[Address, str, int | None]]:
+    """Every ledger file below `root`, or of one tenant's home: address, path, earliest alarm.
 
     Slow: for a thread.
     """
-    for path in sorted(root.glob("*/*/*.db")):
+    for path in sorted(root.glob(f"{home}/??/*.db")):
         wal = path.with_name(path.name + "-wal")
         try:
             # Immutable: a reader would leave a -shm beside every closed ledger. Whoever scans has

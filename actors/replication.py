@@ -7,6 +7,7 @@ has what it holds, else it is moved aside.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -44,8 +45,9 @@ from infra.stores.metered import MeteredStore
 log = logging.getLogger("holdfast.replication")
 
 DEPLOYMENT_FILE = "deployment.json"
+DEPLOYMENT_LOCK = "deployment.lock"
 RESTORE_JUMP = 2**32  # I6: no number that a cut history has shown is used again
-LIVES_KEPT = 64
+LIVES_KEPT = 1024  # of all processes of the directory
 KNOWN_ABSENT_MAX = 10_000  # names of scopes that are not in the bucket, remembered
 
 
@@ -124,13 +126,19 @@ class Replication:
         Raises ConfigError where the two do not belong together and StorageError where the bucket
         cannot be used; a bucket that was in order once may be out of reach.
         """
+        # Processes that share the directory read and write the file one after the other.
+        with (self._directory / DEPLOYMENT_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._match()
+
+    def _match(self) -> None:
         path = self._directory / DEPLOYMENT_FILE
         known = _read_deployment(path)
         lives = [*(known.lives if known is not None else []), self.nonce][-LIVES_KEPT:]
         self._lives = frozenset(lives)
         # Only the index knew which scopes are in the bucket alone.
         sure = known is not None and known.complete and not self._index.new
-        has_scopes = next(self._directory.glob("*/*/*.db"), None) is not None
+        has_scopes = next(self._directory.glob("*/??/*.db"), None) is not None
         try:
             there = read_marker(self._store, self.prefix)
             if known is None and has_scopes and there is not None:

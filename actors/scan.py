@@ -1,19 +1,21 @@
 """Reads of any size at one seq of a scope, beside its writer: bootstraps, lookups by column.
 
-A `Work` runs in a thread on a read-only handle, inside one read transaction; what it spools goes to
-an unlinked file at disk speed and is served from there, however slow the reader. So no client holds
-up a checkpoint. Rows that lag behind (docs/ledger.md) are not brought up to the head here: dialects
-that scan store every row at once.
+A `Work` is a plain value that says what is to be read, so that it can be sent to where the file is
+(actors/works.py has them all). It runs in a thread on a read-only handle, inside one read
+transaction; what it spools goes to an unlinked file at disk speed and is served from there, however
+slow the reader. So no client holds up a checkpoint. Rows that lag behind (docs/ledger.md) are not
+brought up to the head here: dialects that scan store every row at once.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
+from actors.dialects import Dialect
 from actors.header import Header, read_header
 from actors.types import Address
 from infra.errors import Busy
@@ -25,10 +27,21 @@ LIST_ROWS_MAX = 100_000
 Params = Mapping[str, Any] | Sequence[Any]
 
 
+class Position(Protocol):
+    """Where in a scope's history; a Header fits."""
+
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def head(self) -> int: ...
+    @property
+    def floor(self) -> int: ...
+
+
 class Spool:
     """What a work has spooled, and where in the scope's history. `close` it."""
 
-    def __init__(self, header: Header, spool: IO[bytes]) -> None:
+    def __init__(self, header: Position, spool: IO[bytes]) -> None:
         self.epoch = header.epoch
         self.seq = header.head
         self.floor = header.floor
@@ -63,9 +76,10 @@ class Spool:
 class Reader:
     """What a work reads from."""
 
-    def __init__(self, db: Handle, header: Header, spool: Spool) -> None:
+    def __init__(self, db: Handle, header: Header, spool: Spool, dialect: Dialect) -> None:
         self.header = header
         self.spool = spool
+        self.dialect = dialect  # as the host has it: with what an application configures
         self._db = db
 
     def rows(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
@@ -88,10 +102,14 @@ class Reader:
         return count
 
 
-Work = Callable[[Reader], Any]
+class Work(Protocol):
+    """What is to be read: a tagged msgspec struct of actors/works.py."""
+
+    def run(self, reader: Any) -> Any:
+        """Read, spool what is long, and return the rest. Called in a thread."""
 
 
-def take_scan(path: Path, address: Address, work: Work, spool_dir: Path) -> Spool:
+def take_scan(path: Path, address: Address, work: Work, spool_dir: Path, dialect: Dialect) -> Spool:
     """Run the work at the file's head; its result is `result` of the spool it has filled.
 
     Raises StorageError or FileRefused, and what the work raises.
@@ -102,7 +120,7 @@ def take_scan(path: Path, address: Address, work: Work, spool_dir: Path) -> Spoo
         db.execute("BEGIN")
         header = read_header(db, path, address)
         spool = Spool(header, file)
-        spool.result = work(Reader(db, header, spool))
+        spool.result = work.run(Reader(db, header, spool, dialect))
         spool.rewind()
         return spool
     except sqlite3.Error as error:

@@ -131,6 +131,10 @@ class Scope:
         return self._ledger
 
     @property
+    def dialect(self) -> Dialect:
+        return self._dialect
+
+    @property
     def busy(self) -> bool:
         """Whether something would be lost or delayed by closing the file now."""
         if self.unsettled:

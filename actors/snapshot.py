@@ -17,6 +17,7 @@ import msgspec
 from actors.dialects import dialect_named
 from actors.header import Header, read_header
 from actors.rows import Key, Overlay, Row, RowCache
+from actors.scan import Position
 from actors.types import Address, Entry
 from infra.sqlite import Handle, open_reader, storage_error
 
@@ -26,7 +27,7 @@ MEMORY_BYTES_MAX = 1 << 20  # a smaller spool never touches the disk
 class Snapshot:
     """Rows of one collection in order of id. `close` it; iterate as often as you like."""
 
-    def __init__(self, header: Header, spool: IO[bytes], count: int) -> None:
+    def __init__(self, header: Position, spool: IO[bytes], count: int) -> None:
         self.epoch = header.epoch
         self.seq = header.head
         self.floor = header.floor
@@ -40,6 +41,14 @@ class Snapshot:
             id_bytes = int.from_bytes(head[:4], "big")
             body_bytes = int.from_bytes(head[4:], "big")
             yield self._spool.read(id_bytes).decode(), self._spool.read(body_bytes)
+
+    def rewind(self) -> None:
+        """Before the first `read`."""
+        self._spool.seek(0)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes as they are kept, for another process; empty at the end."""
+        return self._spool.read(size)
 
     def close(self) -> None:
         self._spool.close()

@@ -80,7 +80,7 @@ class StateReads(ABC):
         if self._scans is None:  # most hosts never scan
             self._scans = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="holdfast-scan")
         scan = asyncio.get_running_loop().run_in_executor(
-            self._scans, lambda: take_scan(path, address, work, self.directory)
+            self._scans, lambda: take_scan(path, address, work, self.directory, scope.dialect)
         )
         try:
             taken: Spool = await asyncio.shield(scan)

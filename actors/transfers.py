@@ -58,7 +58,7 @@ class Transfers:
         self._host = host
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="holdfast-transfer")
         self._under_way = 0
-        for left in host.directory.glob(f"{SCRATCH}*"):  # by a crash
+        for left in host.own_directory.glob(f"{SCRATCH}*"):  # by a crash
             left.unlink(missing_ok=True)
 
     async def fork(self, source: Address, target: Address, at: At | None) -> Scope:
@@ -176,7 +176,7 @@ class Transfers:
         if self._under_way >= WAITING_MAX:
             raise Busy(f"{WAITING_MAX} transfers are under way", retry_after_ms=5000)
         self._under_way += 1
-        scratch = self._host.directory / f"{SCRATCH}{ids.new_id()}"
+        scratch = self._host.own_directory / f"{SCRATCH}{ids.new_id()}"
         try:
             yield scratch
         finally:

@@ -35,7 +35,8 @@ class Draft(msgspec.Struct, gc=False):
     `cause` is the dedupe id inside its scope. `body` is the dialect's own text. `data` is the
     decoded body where the edge has it at hand; the actor decodes `body` again where it is None.
     A draft whose cause is "" is not recognised when it comes again. `outcome` is set by the
-    dialect's plan: what this draft and its repeats are answered with.
+    dialect's plan: what this draft and its repeats are answered with. `written` too, where whoever
+    asked wants to know what became of it.
     `expect`, if given, must equal the head. `make` is for callers in the same process: it runs
     inside the writer with (seq, at) and returns the draft to use; an exception of it reaches the
     caller.
@@ -50,6 +51,7 @@ class Draft(msgspec.Struct, gc=False):
     expect: int | None = None
     make: Callable[[int, int], Draft] | None = None
     outcome: str | None = None
+    written: Any = None
 
 
 class Entry(msgspec.Struct, gc=False):

@@ -103,7 +103,9 @@ def _node(sync: str, group: bool, evict_ms: int | None = None) -> Peer:
     return Peer(name, node_command, _plain_adapter, env)
 
 
-def _holdfast(idle_s: float | None = None, *, bucket: bool = False) -> Peer:
+def _holdfast(
+    idle_s: float | None = None, *, bucket: bool = False, processes: tuple[int, int] | None = None
+) -> Peer:
     env = {
         "HOLDFAST_TOKEN_KEYS": TOKEN_KEY,
         "HOLDFAST_SCOPES": json.dumps(BENCH_SCOPES),
@@ -114,6 +116,10 @@ def _holdfast(idle_s: float | None = None, *, bucket: bool = False) -> Peer:
         name, env["HOLDFAST_IDLE_S"] = "holdfast-evict", str(idle_s)
     if bucket:
         name, env["HOLDFAST_BUCKET"] = "holdfast-bucket", "file:{DIR}-bucket"
+    if processes is not None:
+        edges, actors = processes
+        name = f"holdfast-e{edges}a{actors}"
+        env |= {"HOLDFAST_EDGES": str(edges), "HOLDFAST_ACTORS": str(actors)}
     return Peer(name, lambda port: [*PYTHON, "edge.cli", "serve"], _holdfast_adapter, env)
 
 
@@ -132,6 +138,8 @@ PEERS = {
         _holdfast(),
         _holdfast(idle_s=1),
         _holdfast(bucket=True),
+        _holdfast(processes=(1, 1)),
+        _holdfast(processes=(2, 1)),
         _node("FULL", True),
         _node("FULL", True, evict_ms=1000),
         _node("FULL", False),

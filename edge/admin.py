@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from actors.types import Address
 from edge.auth import Action, Principal
-from edge.bucket_report import bucket_report, replica_report
 from edge.problems import Problem
 from edge.requests import principal_of, server_of
 from infra.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from edge.server import Server
 
 LIST_MAX = 500
 
@@ -47,35 +49,19 @@ async def _list(request: web.Request) -> web.Response:
         limit = min(LIST_MAX, max(1, int(query.get("limit", "100"))))
     except ValueError as error:
         raise Problem("bad_params", "limit: a number") from error
-    rows = server_of(request).host.index.page(
+    server = server_of(request)
+    found = await server.inspector.scopes(
         tenant, query.get("prefix", ""), query.get("after", ""), limit + 1
     )
-    scopes = [_outline(request, Address(tenant, scope), path) for scope, path in rows[:limit]]
-    after = rows[limit - 1][0] if len(rows) > limit else None
+    after = found[limit - 1]["scope"] if len(found) > limit else None
+    scopes = [_here(server, outline) for outline in found[:limit]]
     return web.json_response({"scopes": scopes, "next": after})
 
 
-def _outline(request: web.Request, address: Address, path: str) -> dict[str, Any]:
-    """What is known without waking the scope."""
-    server = server_of(request)
-    outline: dict[str, Any] = {
-        "tenant": address.tenant,
-        "scope": address.scope,
-        "open": False,
-        "subscribers": server.runtime.feeds.readers(address),
-    }
-    try:
-        outline["file_bytes"] = (server.host.directory / path).stat().st_size
-    except OSError:
-        outline["file_bytes"] = None
-    scope = server.host.open_scopes.get(address)
-    if scope is not None:
-        header = scope.ledger.header
-        outline.update(
-            open=True, dialect=header.dialect, epoch=header.epoch, head=scope.bounds.head,
-            floor=scope.bounds.floor, bytes=header.bytes,
-        )  # fmt: skip
-    return outline
+def _here(server: Server, outline: dict[str, Any]) -> dict[str, Any]:
+    """With what only this edge knows."""
+    address = Address(outline["tenant"], outline["scope"])
+    return {**outline, "subscribers": server.runtime.feeds.readers(address)}
 
 
 async def _show(request: web.Request) -> web.Response:
@@ -84,24 +70,9 @@ async def _show(request: web.Request) -> web.Response:
     server = server_of(request)
     address = Address(request.match_info["tenant"], request.match_info["scope"])
     try:
-        alarms = await server.host.alarms.of(address)
+        found = await server.inspector.show(address)
     except HoldfastError as error:
         raise Problem(error.code, str(error)) from error
-    scope = server.host.open_scopes.get(address)
-    if scope is None:
+    if found is None:
         raise Problem("not_found", f"no scope {address.scope!r} in tenant {address.tenant!r}")
-    header = scope.ledger.header
-    path = scope.ledger.path
-    outline = _outline(request, address, str(path.relative_to(server.host.directory)))
-    return web.json_response(
-        {
-            **outline,
-            "owner": header.owner,
-            "materialize": header.materialize,
-            "created_at": header.created_at,
-            "file": str(path.relative_to(server.host.directory)),
-            "alarms": [{"name": name, "due_at": due_at} for name, due_at, _, _ in alarms],
-            "replica": replica_report(server.host, scope),
-            "bucket": bucket_report(server.host),
-        }
-    )
+    return web.json_response(_here(server, found))

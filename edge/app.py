@@ -96,7 +96,7 @@ async def _version(request: web.Request) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     await admin.require_admin(request)
     return web.Response(
-        body=render(server_of(request)),
+        body=render(server_of(request), await server_of(request).inspector.report()),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
     )
 

@@ -65,6 +65,37 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data_dir: Annotated[
         str, Meta(min_length=1), _doc("Directory of the ledger files; made if absent.", "path")
     ] = "holdfast-data"
+    edges: Annotated[
+        int,
+        Meta(ge=0, le=64),
+        _doc(
+            "Processes that clients connect to, all on one port; 0 with `actors` 0 is one process "
+            "for everything.",
+            "processes",
+        ),
+    ] = 0
+    actors: Annotated[
+        int,
+        Meta(ge=0, le=64),
+        _doc("Processes that have the scopes, each its share of them by hash.", "processes"),
+    ] = 0
+    placement: Annotated[
+        Literal["hash", "tenant"],
+        _doc(
+            "Which process has a scope: one of `actors` by hash, or its tenant's own, which is "
+            "started when it is wanted.",
+            "placement",
+        ),
+    ] = "hash"
+    tenant_idle_s: Annotated[
+        Seconds, _doc("A tenant's process without an open scope ends after this long.", "seconds")
+    ] = 300.0
+    tenant_memory_bytes: Annotated[
+        Count, _doc("Data memory of a tenant's process; 0 is no limit of its own.", "bytes")
+    ] = 0
+    tenant_open_files: Annotated[
+        Count, _doc("Files a tenant's process may have open; 0 is no limit of its own.", "files")
+    ] = 0
     idle_s: Annotated[
         Seconds, _doc("A scope nobody uses closes its file after this long.", "seconds")
     ] = 60.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edge.bucket_report import bucket_report
 from infra import clock
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from edge.server import Server
 
 
-def render(server: Server) -> bytes:
+def render(server: Server, report: dict[str, Any]) -> bytes:
     """The exposition of one server.
 
     The client library is loaded at the first call: it costs 4 MiB.
@@ -22,13 +21,14 @@ def render(server: Server) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(server))
+    registry.register(_Collector(server, report))
     return generate_latest(registry)
 
 
 class _Collector:
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, report: dict[str, Any]) -> None:
         self._server = server
+        self._report = report
 
     def collect(self) -> Iterable[Metric]:
         """Fresh at each scrape."""
@@ -37,7 +37,7 @@ class _Collector:
             GaugeMetricFamily,
         )
 
-        server, host = self._server, self._server.host
+        server, report = self._server, self._report
         gauges = {
             "connections": ("open sockets and streams", len(server.connections)),
             "subscriptions": (
@@ -45,10 +45,10 @@ class _Collector:
                 sum(connection.subscriptions for connection in server.connections),
             ),
             "feeds": ("scopes with a live reader", len(server.runtime.feeds)),
-            "scopes_open": ("scopes with an open file", len(host.open_scopes)),
+            "scopes_open": ("scopes with an open file", report["scopes_open"]),
             "uptime_seconds": ("since start", clock.monotonic() - server.started_at),
         }
-        bucket = bucket_report(host)
+        bucket = report["bucket"]
         if bucket is not None:
             gauges |= {
                 "bucket_monthly_cost": (
@@ -62,19 +62,19 @@ class _Collector:
             }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"holdfast_{name}", text, value=value)
-        counts = host.counts
+        counts = report["counters"]
         counters = {
-            "commits": ("transactions", counts.commits),
-            "entries": ("entries written", counts.entries),
-            "refused_drafts": ("drafts refused by a rule", counts.refused),
-            "duplicate_drafts": ("drafts answered from the first time", counts.duplicates),
-            "scope_opens": ("ledger files opened", counts.opens),
-            "barrier_passes": ("durability passes", counts.passes),
+            "commits": ("transactions", counts["commits"]),
+            "entries": ("entries written", counts["entries"]),
+            "refused_drafts": ("drafts refused by a rule", counts["refused"]),
+            "duplicate_drafts": ("drafts answered from the first time", counts["duplicates"]),
+            "scope_opens": ("ledger files opened", counts["opens"]),
+            "barrier_passes": ("durability passes", counts["passes"]),
             "release_wait_seconds": (
                 "sum over commits of the time from commit to release",
-                counts.release_wait_s,
+                counts["release_wait_s"],
             ),
-            "fenced": ("scopes that another writer went on with", counts.fenced),
+            "fenced": ("scopes that another writer went on with", counts["fenced"]),
         }
         if bucket is not None:
             counters |= {

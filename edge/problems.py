@@ -53,6 +53,7 @@ HTTP_STATUS: Final = {
     "storage": 503,
     "store_unavailable": 503,
     "store_refused": 503,
+    "link_lost": 503,
     "try_later": 503,
     "unavailable": 503,
     "too_many_connections": 503,

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 from aiohttp import web
 
+from actors.alarms import Alarms
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.asterql.plan import COLL
 from actors.host import Host
-from actors.host_settings import HostSettings
-from actors.replication import BucketSettings
+from actors.inspection import Inspection, Inspector
+from actors.port import StatePort
+from actors.remote import RemoteAlarms, RemotePort
 from actors.transfers import Transfers
-from actors.types import Address, Retention, ScopePolicy
+from actors.types import Address
 from edge.access import Mode, choose_access
 from edge.app import build_app
 from edge.application import Alarm, Application
@@ -38,6 +36,7 @@ from edge.dialects.para.service import ParaService
 from edge.dialects.starkeep.opening import open_keep
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
+from edge.hosting import host_settings
 from edge.problems import Problem
 from edge.requests import PeerFaults
 from edge.runtime import Runtime
@@ -45,8 +44,6 @@ from edge.websocket import SocketSettings
 from infra import clock, ids
 from infra.errors import ConfigError
 from infra.process import raise_open_files_limit
-from infra.replicator import ReplicaSettings
-from infra.sqlite import save_memory
 from infra.tasks import TaskOwner
 
 log = logging.getLogger("holdfast.server")
@@ -60,23 +57,6 @@ EXPIRED = 4401
 _PEER_FAULTS = PeerFaults()
 
 
-def bucket_settings(config: Config) -> BucketSettings | None:
-    """What the configuration says of the bucket; None where there is none."""
-    if not config.bucket:
-        return None
-    replica = ReplicaSettings(
-        put_interval_ms=config.put_interval_ms,
-        max_stall_ms=int(config.max_stall_s * 1000),
-        history_ms=int(config.bucket_history_s * 1000),
-        snapshots=config.bucket_snapshots,
-        budget=config.bucket_budget,
-    )
-    return BucketSettings(
-        config.bucket, replica, shared=config.shared_bucket, evict_s=config.evict_s,
-        adopt=config.adopt_bucket,
-    )  # fmt: skip
-
-
 class ServerInfo(msgspec.Struct, frozen=True):
     """Where a started server listens."""
 
@@ -88,27 +68,30 @@ class ServerInfo(msgspec.Struct, frozen=True):
 class Server:
     """One process with everything in it. Use as `async with`."""
 
-    def __init__(self, config: Config, application: Application, mode: Mode = "serve") -> None:
+    def __init__(
+        self, config: Config, application: Application, mode: Mode = "serve",
+        *, remote: RemotePort | None = None, shared_port: bool = False,
+    ) -> None:  # fmt: skip
         self.config = config
         self.application = application
         self.mode = mode
         self.open_max = raise_open_files_limit(config.open_scopes_max)
         self.spool_dir = Path(config.data_dir)
         self.views: dict[str, Any] = dict(application.views)
-        self.host = Host(
-            Path(config.data_dir),
-            HostSettings(
-                policy=self._policy,
-                idle_s=config.idle_s,
-                open_max=self.open_max,
-                dialects=application.dialects(),
-                bucket=bucket_settings(config),
-                drain_s=config.drain_timeout_s,
-            ),
-            on_alarm=self._ring if application.alarm_handlers else None,
-        )
+        self.remote = remote  # the port into other processes, where scopes are not here
+        self._shared_port = shared_port
+        self._host: Host | None = None
+        self.port: StatePort
+        self.inspector: Inspector
+        if remote is None:
+            on_alarm = self.ring if application.alarm_handlers else None
+            settings = host_settings(config, application, self.open_max)
+            self._host = Host(Path(config.data_dir), settings, on_alarm=on_alarm)
+            self.port, self.inspector = self._host, Inspection(self._host)
+        else:
+            self.port, self.inspector = remote, remote
         self.runtime = Runtime(
-            self.host,
+            self.port,
             choose_access(config, application, mode, clock.now_ms),
             PublishLimits(config.publish_envelopes_per_s, config.publish_bytes_per_s),
         )
@@ -119,7 +102,7 @@ class Server:
         self.strata = (
             None
             if application.declared_strata is None
-            else StrataService(application.declared_strata, self.host)
+            else StrataService(application.declared_strata, self.port)
         )
         self.para = (
             None
@@ -127,7 +110,7 @@ class Server:
             else ParaService(application.declared_para, self.runtime, config.frame_bytes_max)
         )
         self.connections: set[Any] = set()  # Connection, StrataConnection, ParaConnection
-        self.keep = open_keep(config, self.host, clock.now_ms)
+        self.keep = open_keep(config, self.port, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
         self.transfers: Transfers | None = None  # once the host has started
         self.started_at = clock.monotonic()
@@ -140,13 +123,25 @@ class Server:
         self._waiting_requests: dict[Any, float] = {}
         self.info: ServerInfo | None = None
 
+    @property
+    def host(self) -> Host:
+        """The scopes, where this process has them."""
+        assert self._host is not None, "the scopes of this server are in other processes"
+        return self._host
+
+    @property
+    def alarms(self) -> Alarms | RemoteAlarms:
+        """Of all scopes."""
+        return self.host.alarms if self.remote is None else self.remote.alarms
+
     # -- start and stop --------------------------------------------------------------------------
 
     async def start(self) -> ServerInfo:
         """Open the directory and listen. Raises ConfigError with what to change."""
-        await self.host.start()
+        await self._start_port()
         try:
-            self.transfers = Transfers(self.host)
+            if self._host is not None:
+                self.transfers = Transfers(self._host)
             await self._start_application()
             self._runner = web.AppRunner(
                 build_app(self), access_log=None, handle_signals=False, shutdown_timeout=2.0,
@@ -155,7 +150,7 @@ class Server:
             await self._runner.setup()
             site = web.TCPSite(
                 self._runner, self.config.host, self.config.port, backlog=BACKLOG,
-                reuse_address=True,
+                reuse_address=True, reuse_port=self._shared_port or None,
             )  # fmt: skip
             await site.start()
         except OSError as error:
@@ -179,7 +174,7 @@ class Server:
 
     async def open(self) -> None:
         """Everything but listening: for an aiohttp application that has its own."""
-        await self.host.start()
+        await self._start_port()
         try:
             await self._start_application()
         except BaseException:
@@ -215,7 +210,16 @@ class Server:
         self.held_views.close()
         if self.transfers is not None:
             self.transfers.close()
-        await self.host.aclose()
+        if self.remote is not None:
+            await self.remote.aclose()
+        if self._host is not None:
+            await self._host.aclose()
+
+    async def _start_port(self) -> None:
+        if self.remote is not None:
+            await self.remote.start()
+        if self._host is not None:
+            await self._host.start()
 
     async def _drain(self) -> None:
         """Wait until no connection waits for an answer, within the time that is left for it."""
@@ -276,21 +280,17 @@ class Server:
     async def read_scope(self, tenant: str, scope: str) -> ScopeRead:
         """The scope's entities at one released seq."""
         check_scope(scope)
-        snapshot = await self.host.snapshot(Address(tenant, scope), COLL)
+        snapshot = await self.port.snapshot(Address(tenant, scope), COLL)
         if snapshot is None:
             return ScopeRead("", 0, {})
         with contextlib.closing(snapshot):
             entities = {key: msgspec.json.decode(body) for key, body in snapshot}
         return ScopeRead(snapshot.epoch, snapshot.seq, entities)
 
-    def _policy(self, address: Address) -> ScopePolicy:
-        settings = self.config.settings_for(address.scope)
-        retention = Retention(settings.retain, settings.retain_seconds, settings.retain_bytes)
-        return ScopePolicy(retention, settings.materialize, settings.durability)
-
-    async def _ring(
+    async def ring(
         self, address: Address, name: str, due_at: int, payload: str | None, attempt: int
     ) -> None:
+        """Run the application's handler of a due alarm."""
         value = None if payload is None else msgspec.json.decode(payload)
         alarm = Alarm(
             scope=address.scope,
@@ -371,10 +371,10 @@ class _Bound:
     async def set_alarm(self, tenant: str, scope: str, name: str, at_ms: int, payload: Any) -> None:
         check_scope(scope)
         text = None if payload is None else msgspec.json.encode(payload).decode()
-        await self._server.host.alarms.set(Address(tenant, scope), name, at_ms, text)
+        await self._server.alarms.set(Address(tenant, scope), name, at_ms, text)
 
     async def cancel_alarm(self, tenant: str, scope: str, name: str) -> bool:
-        return await self._server.host.alarms.cancel(Address(tenant, scope), name)
+        return await self._server.alarms.cancel(Address(tenant, scope), name)
 
     def strata(self, name: str, tenant: str) -> StrataDatabase:
         service = self._server.strata
@@ -388,52 +388,4 @@ class _Bound:
 
     async def publish(self, tenant: str, scope: str, envelope: Any) -> Published:
         make = envelope if callable(envelope) else lambda _seq: envelope
-        return await publish_to_port(self._server.host, Address(tenant, scope), make)
-
-
-def run(
-    config: Config,
-    application: Application,
-    *,
-    mode: Mode,
-    announce: Callable[[ServerInfo], None],
-) -> None:
-    """Serve until SIGTERM or SIGINT, then stop in order. Raises ConfigError before it listens."""
-    logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )  # fmt: skip
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where credentials came from
-    # Most of what a server holds lives long: fewer, larger collections.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    save_memory()
-    with asyncio.Runner(loop_factory=_loop_factory(config)) as runner:
-        runner.run(_serve(config, application, mode, announce))
-
-
-async def _serve(
-    config: Config, application: Application, mode: Mode, announce: Callable[[ServerInfo], None]
-) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    async with Server(config, application, mode) as server:
-        assert server.info is not None
-        announce(server.info)
-        await ended.wait()
-        log.info("stopping")
-
-
-def _loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if config.uvloop == "off":
-        return None
-    try:
-        import uvloop
-    except ImportError as error:
-        if config.uvloop == "on":
-            raise ConfigError("uvloop is not installed; set uvloop = 'auto'") from error
-        return None
-    return uvloop.new_event_loop
+        return await publish_to_port(self._server.port, Address(tenant, scope), make)

@@ -72,7 +72,7 @@ async def _export(request: web.Request) -> web.StreamResponse:
         )
         response.content_length = export.size
         await response.prepare(request)
-        run = server_of(request).host.run
+        run = server_of(request).port.run
         while chunk := await run(lambda: export.file.read(CHUNK_BYTES)):
             async with asyncio.timeout(server_of(request).config.stall_s):
                 await response.write(chunk)
@@ -109,7 +109,12 @@ def _address(request: web.Request) -> Address:
 
 
 def _transfers(request: web.Request) -> Transfers:
-    transfers = server_of(request).transfers
+    server = server_of(request)
+    transfers = server.transfers
+    if transfers is None and server.remote is not None:
+        raise Problem(
+            "unavailable", "scopes are forked, exported and imported with one process only"
+        )
     if transfers is None or server_of(request).runtime.stopping:
         raise Problem("closed", "the server is going away", retry_after_ms=1000)
     return transfers

@@ -29,3 +29,8 @@ def random() -> float:
 def random_bits(count: int) -> int:
     """That many random bits, as a number."""
     return secrets.randbits(count)
+
+
+def random_bytes(count: int) -> bytes:
+    """That many random bytes; good for secrets."""
+    return secrets.token_bytes(count)

@@ -26,8 +26,12 @@ def _digest(*names: str) -> str:
     return hashlib.sha256(joined).hexdigest()[:32]
 
 
+def tenant_home(tenant: str) -> str:
+    """The folder of a tenant's ledgers."""
+    return f"{_slug(tenant)}-{_digest(tenant)[:12]}"
+
+
 def ledger_path(root: Path, tenant: str, scope: str) -> Path:
     """Where the ledger of (tenant, scope) lies below `root`; never outside it."""
     digest = _digest(tenant, scope)
-    home = f"{_slug(tenant)}-{_digest(tenant)[:12]}"
-    return root / PurePosixPath(home, digest[:2], f"{_slug(scope)}-{digest}.db")
+    return root / PurePosixPath(tenant_home(tenant), digest[:2], f"{_slug(scope)}-{digest}.db")

@@ -24,3 +24,12 @@ def raise_open_files_limit(open_max: int) -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(16, min(open_max, (soft - 256) // 8))
+
+
+def limit_process(memory_bytes: int, open_files: int) -> None:
+    """Hold the process to so much; 0 is no limit. Linux counts heap and anonymous maps."""
+    import resource
+
+    for kind, most in ((resource.RLIMIT_DATA, memory_bytes), (resource.RLIMIT_NOFILE, open_files)):
+        if most:
+            resource.setrlimit(kind, (most, most))

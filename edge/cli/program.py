@@ -19,6 +19,8 @@ from infra.errors import HoldfastError
 COMMANDS: Final = (
     "dev",
     "serve",
+    "edge",
+    "actor",
     "publish",
     "events",
     "scope",

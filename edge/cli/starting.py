@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edge.access import Mode, choose_access
 from edge.application import Application, load_application
 from edge.config import Config
@@ -28,6 +30,13 @@ def start(
     access = choose_access(config, application, mode, now_ms)
     if mode == "serve" and access.open_to_all:
         print("holdfast: --insecure: everyone who can connect is admin", file=sys.stderr)
-    from edge.server import run
+    if config.edges or config.actors or config.placement == "tenant":
+        from edge.serving import run_supervisor
+
+        actors = 0 if config.placement == "tenant" else max(1, config.actors)
+        several = msgspec.structs.replace(config, edges=max(1, config.edges), actors=actors)
+        run_supervisor(several, target, mode=mode, announce=announce)
+        return
+    from edge.serving import run
 
     run(config, application, mode=mode, announce=announce)

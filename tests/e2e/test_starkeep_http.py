@@ -28,7 +28,7 @@ from edge.client.starkeep.transport import (
 from edge.client.starkeep.types import ChangeEvent, SyncError
 from edge.server import Server
 from infra import clock
-from tests.support.app import PATIENCE_S, running, token, url_of
+from tests.support.app import PATIENCE_S, one_process_only, running, token, url_of
 from tests.support.starkeep import NOTES, Store, record, record_json, row
 
 pytestmark = pytest.mark.e2e
@@ -149,6 +149,7 @@ async def test_pages_over_http(http: Http) -> None:
     assert pages == [3, 3, 1]
 
 
+@one_process_only
 async def test_an_unknown_space_reads_as_empty_and_makes_no_file(
     http: Http, tmp_path: Path
 ) -> None:

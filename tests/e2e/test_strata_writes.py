@@ -12,6 +12,7 @@ import pytest
 from actors.ledger import Ledger
 from holdfast import Bootstrap, Change, Composite, SyncModel, create_composite_sync_id
 from infra.errors import StorageError
+from tests.support.app import one_process_only
 from tests.support.strata import Strata, strata, tx
 
 pytestmark = pytest.mark.e2e
@@ -248,6 +249,7 @@ async def test_45_and_46_hooks(tmp_path: Path) -> None:
         assert await errors_of(ann, tx("DELETE", "Hooked", "h")) == ["keep it"]
 
 
+@one_process_only
 async def test_47_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with strata(tmp_path) as ann:
         await ann.insert("t")

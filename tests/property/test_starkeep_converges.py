@@ -27,6 +27,7 @@ from edge.client.starkeep.node import LocalNode
 from edge.dialects.starkeep.spaces import Spaces
 from infra.stores.directory import DirectoryStore
 from tests.support.starkeep import NOTES, NOW, Clock, SpacePeer, Storage
+from tests.support.works import Doing
 
 SPACE = Address("default", "keep:home")
 ROUNDS_MAX = 400
@@ -108,9 +109,11 @@ class World:
         """As `Device.state`."""
         spool = await self.host.scan(
             SPACE,
-            lambda reader: reader.rows(
-                "SELECT coll, id, stamp1, stamp2, origin, deleted, body FROM rows"
-                " WHERE coll='rec' OR coll GLOB 'app:*'"
+            Doing(
+                lambda reader: reader.rows(
+                    "SELECT coll, id, stamp1, stamp2, origin, deleted, body FROM rows"
+                    " WHERE coll='rec' OR coll GLOB 'app:*'"
+                )
             ),
         )
         assert spool is not None

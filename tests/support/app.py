@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from edge.access import Mode
@@ -28,6 +29,7 @@ from edge.config import Config
 from edge.server import Server
 from edge.tokens import TokenKey, mint
 from infra import clock, ids
+from tests.support import processes
 
 Json = dict[str, Any]
 PATIENCE_S = 20.0
@@ -43,6 +45,10 @@ async def running(
     if mode == "serve" and (app is None or app.authenticator is None):
         config.setdefault("token_keys", (KEY,))
     settings = Config(port=0, data_dir=str(directory), drain_timeout_s=2.0, **config)
+    if processes.MODE:
+        async with processes.several(settings, app or Application(), mode) as several:
+            yield several
+        return
     async with Server(settings, app or Application(), mode) as server:
         yield server
 
@@ -66,6 +72,9 @@ def token(
     )  # fmt: skip
 
 
+one_process_only = pytest.mark.skipif(
+    processes.MODE != "", reason="looks into the process that has the scopes"
+)
 UNLIMITED: PublishLimits | str = "unlimited"
 
 

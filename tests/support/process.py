@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60
 KEY = TokenKey("k1", "0123456789abcdef0123456789abcdef")
 _OURS = ("HOLDFAST_", "PORT", "HOST")
+MODE = os.environ.get("HOLDFAST_TEST_MODE", "")
+_SEVERAL = {
+    "processes": {"HOLDFAST_EDGES": "2", "HOLDFAST_ACTORS": "2"},
+    "tenant": {"HOLDFAST_EDGES": "1", "HOLDFAST_PLACEMENT": "tenant"},
+}
 
 
 class ServerProcess:
@@ -33,7 +38,8 @@ class ServerProcess:
         self.url = ""
         self._command = command
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        self._environ = {**kept, "PYTHONPATH": str(ROOT), **environ}
+        several = _SEVERAL.get(MODE, {})
+        self._environ = {**kept, "PYTHONPATH": str(ROOT), **several, **environ}
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod

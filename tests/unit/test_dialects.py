@@ -38,6 +38,7 @@ from actors.types import (
     ScopePolicy,
 )  # fmt: skip
 from tests.support.ledgers import FakeReply, FakeShell, FakeTap
+from tests.support.works import Doing
 
 ADDRESS = Address("default", "keep:k1")
 NOW = 1_795_200_000_000
@@ -218,7 +219,7 @@ async def test_rows_and_scans_show_what_is_released(tmp_path: Path) -> None:
 
     async with Host(tmp_path, settings) as host:
         assert await host.get(ADDRESS, [("c", "total")]) == [None]
-        assert await host.scan(ADDRESS, work) is None
+        assert await host.scan(ADDRESS, Doing(work)) is None
         replies = []
         for number in range(50):
             replies.append(FutureReply())
@@ -227,7 +228,7 @@ async def test_rows_and_scans_show_what_is_released(tmp_path: Path) -> None:
         assert row is None or row.seq <= host.open_scopes[ADDRESS].released
         for reply in replies:
             await reply.future
-        spool = await host.scan(ADDRESS, work)
+        spool = await host.scan(ADDRESS, Doing(work))
         assert spool is not None
         assert spool.result == (1, [(100,)], 100) and spool.seq == 100
         assert spool.read(100) == b"100\n" and spool.read(100) == b""
@@ -235,7 +236,7 @@ async def test_rows_and_scans_show_what_is_released(tmp_path: Path) -> None:
         page = await host.visible(ADDRESS, 98, "[]", entries_max=9, bytes_max=99)
         assert isinstance(page, EntryPage) and page.last == 100
         with pytest.raises(ZeroDivisionError):
-            await host.scan(ADDRESS, lambda reader: 1 // 0)
+            await host.scan(ADDRESS, Doing(lambda reader: 1 // 0))
 
 
 async def test_a_scan_that_nobody_waits_for_any_more_is_closed(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ async def test_a_scan_that_nobody_waits_for_any_more_is_closed(tmp_path: Path) -
         reply = FutureReply()
         host.append(ADDRESS, [draft("1", "a")], reply, None)
         await reply.future
-        waiting = asyncio.get_running_loop().create_task(host.scan(ADDRESS, work))
+        waiting = asyncio.get_running_loop().create_task(host.scan(ADDRESS, Doing(work)))
         await asyncio.to_thread(begun.wait, 20)
         waiting.cancel()
         await asyncio.wait([waiting])

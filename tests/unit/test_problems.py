@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs/errors.md").read_text()
 # Said by the command line, the configuration or the client only: never over HTTP.
 LOCAL = {
-    "bad_config", "bad_key", "bad_pattern", "bad_token", "insecure", "unreachable", "below_floor",
+    "bad_config", "bad_key", "bad_link", "bad_pattern", "bad_token", "link_refused",
+    "placement_unavailable", "insecure", "unreachable", "below_floor",
     "bad_query", "corrupt", "not_declared", "object_busy", "object_exists", "object_missing",
     "scope_error", "stale", "unknown", "verification_failed",
 }  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 from actors.check import check_ledger
 from actors.dialects.vuer.graph import apply_message, graph_from_json
 from actors.dialects.vuer.message import UNDO, Message
-from actors.dialects.vuer.plan import compact_draft, message_draft
+from actors.dialects.vuer.plan import VuerDialect, compact_draft, message_draft
 from actors.dialects.vuer.snapshot import (
     RoomSnapshot,
     read_clocks,
@@ -30,6 +30,7 @@ from actors.scan import Reader, take_scan
 from actors.types import Address, Appended, Draft, Duplicate, Rejected
 from tests.support.ledgers import Bench, FakeReply
 from tests.support.vuer import START
+from tests.support.works import Doing
 
 ROOM = Address("default", "rtc:lab")
 
@@ -59,7 +60,7 @@ class VuerBench(Bench):
         return outcome
 
     def scan(self, work: Any) -> Any:
-        spool = take_scan(self.path, ROOM, work, self.path.parent)
+        spool = take_scan(self.path, ROOM, Doing(work), self.path.parent, VuerDialect())
         spool.close()
         return spool.result
 

@@ -64,11 +64,14 @@ class Change(msgspec.Struct):
     v: int | None = None
 
 
-class Changes(msgspec.Struct):
+class Changes(msgspec.Struct, tag="para.set"):
     """What a draft of kind `set` asks."""
 
     changes: list[Change]
     op: Op | None = None
+
+
+DRAFTS: Final = (Changes,)
 
 
 class Answer(msgspec.Struct, omit_defaults=True):

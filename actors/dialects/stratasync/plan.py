@@ -44,12 +44,11 @@ _decode = msgspec.json.decode
 _encode = msgspec.json.encode
 
 
-class Mutation(msgspec.Struct, kw_only=True):
+class Mutation(msgspec.Struct, kw_only=True, tag="mutation", omit_defaults=True):
     """One write of a client (`user` its id) or of the server itself (`user` None).
 
     `groups` are those the application's resolver gives the user. `data` is what a before-hook made
     of it, `rev` the row's revision it was made for (0: there was no row); None without a hook.
-    `written` is set by the plan: the data as stored. So is `stored_id`, the id of its row.
     """
 
     action: str
@@ -60,11 +59,9 @@ class Mutation(msgspec.Struct, kw_only=True):
     groups: tuple[str, ...] = ()
     data: dict[str, Any] | None = None
     rev: int | None = None
-    written: dict[str, Any] | None = None
-    stored_id: str = ""
 
 
-class Membership(msgspec.Struct, kw_only=True):
+class Membership(msgspec.Struct, kw_only=True, tag="member", omit_defaults=True):
     """A change of one user's stored groups; `groups` are those the resolver gives the user."""
 
     user: str
@@ -73,7 +70,7 @@ class Membership(msgspec.Struct, kw_only=True):
     groups: tuple[str, ...] = ()
 
 
-class Action(msgspec.Struct, kw_only=True):
+class Action(msgspec.Struct, kw_only=True, tag="action", omit_defaults=True):
     """A sync action as the server's own code wants it, folded into rows as it stands."""
 
     action: str
@@ -81,6 +78,9 @@ class Action(msgspec.Struct, kw_only=True):
     id: str
     data: dict[str, Any]
     group: str | None = None
+
+
+DRAFTS: Final = (Mutation, Membership, Action)
 
 
 class Prepared(msgspec.Struct):
@@ -241,7 +241,8 @@ class StrataDialect:
                 raise refuse("the row has changed since the hook saw it", "stale")
             if mutation.data is not None:
                 data = mutation.data
-        mutation.written, mutation.stored_id = data, found.id
+        if found.model is not None and found.model.mutate.on_after_mutation is not None:
+            draft.written = {"id": found.id, "data": data}
         target = _moved_to(found, mutation, data, rows)
         model, group = found.model, found.group
         if mutation.action == "I" and mutation.data is not None and group not in (None, found.id):

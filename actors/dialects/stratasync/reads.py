@@ -7,7 +7,7 @@ neither memory nor the interpreter's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from actors.dialects.stratasync.codecs import DAY_MS
 from actors.dialects.stratasync.models import MEMBERS, Registry, SimpleCursor, SyncModel
 from actors.dialects.stratasync.plan import effective_groups
 from actors.dialects.stratasync.schema import key_text
+from infra.errors import Unavailable
 
 PAGE_ROWS_MAX: Final = 512
 PAGE_BYTES: Final = 256 << 10  # about what one step of a copy should yield
@@ -39,6 +40,8 @@ class Reader(Protocol):
 
     @property
     def header(self) -> Header: ...
+    @property
+    def dialect(self) -> object: ...
     def rows(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]: ...
     def write(self, data: bytes) -> None: ...
     def copy(self, sql: str, params: Any = ()) -> int: ...
@@ -85,12 +88,17 @@ def asked_of(viewer: Viewer, authorized: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(group for group in viewer.asked if group in may))
 
 
-def bootstrap(
-    registry: Registry, viewer: Viewer, only: Sequence[str] | None, schema_hash: str
-) -> Callable[[Reader], Metadata]:
-    """The work of one bootstrap; its rows are spooled, its metadata is the result."""
+class BootstrapWork(msgspec.Struct, frozen=True, tag="strata.bootstrap"):
+    """One bootstrap; its rows are spooled, its metadata is the result. `only` None: every model."""
 
-    def work(reader: Reader) -> Metadata:
+    viewer: Viewer
+    only: tuple[str, ...] | None
+    schema_hash: str
+
+    result = Metadata
+
+    def run(self, reader: Reader) -> Metadata:
+        viewer, only, registry = self.viewer, self.only, _registry_of(reader)
         authorized = groups_of(reader, viewer)
         groups = asked_of(viewer, authorized) or authorized
         found = reader.rows(_LAST, (_json(groups),))
@@ -100,19 +108,21 @@ def bootstrap(
         for name in dict.fromkeys(registry.models if only is None else only):
             model = registry.get(name)
             counts[name] = 0 if model is None else copy_rows(reader, model, viewer.user, groups)
-        return Metadata(str(last), counts, schema_hash, groups)
-
-    return work
+        return Metadata(str(last), counts, self.schema_hash, groups)
 
 
-def lookups(
-    registry: Registry, viewer: Viewer, requests: Sequence[Lookup]
-) -> Callable[[Reader], None]:
-    """The work of one batch; lines are spooled, a refused key ends them with an error line."""
+class LookupWork(msgspec.Struct, frozen=True, tag="strata.lookups"):
+    """One batch; lines are spooled, a refused key ends them with an error line."""
 
-    def work(reader: Reader) -> None:
+    viewer: Viewer
+    requests: tuple[Lookup, ...]
+
+    result = None
+
+    def run(self, reader: Reader) -> None:
+        viewer, registry = self.viewer, _registry_of(reader)
         authorized = groups_of(reader, viewer)
-        for request in requests:
+        for request in self.requests:
             model = registry.get(request.model)
             if model is None:
                 continue
@@ -131,7 +141,34 @@ def lookups(
                     f'Indexed batch load exceeded {BATCH_ROWS_MAX} rows for model "{model.name}"',
                 )
 
-    return work
+
+class SelectWork(msgspec.Struct, frozen=True, tag="strata.select"):
+    """Lines of one model for the application itself; `where` and `params` are its own SQL."""
+
+    model: str
+    where: str
+    params: dict[str, Any]
+    limit: int
+
+    result = list[str]
+
+    def run(self, reader: Reader) -> list[str]:
+        model = _registry_of(reader).models[self.model]
+        sql = (
+            f'SELECT {line_sql(model)} FROM "{model.view}" WHERE ({self.where})'
+            f" ORDER BY {order_sql(model)} LIMIT {int(self.limit)}"
+        )
+        return [line for (line,) in reader.rows(sql, self.params)]
+
+
+WORKS: Final = (BootstrapWork, LookupWork, SelectWork)
+
+
+def _registry_of(reader: Reader) -> Registry:
+    registry: Registry | None = getattr(reader.dialect, "registry", None)
+    if registry is None:
+        raise Unavailable("this server has no models for the scope", retry_after_ms=60_000)
+    return registry
 
 
 def _fail(reader: Reader, message: str) -> None:

@@ -8,19 +8,16 @@ where that has moved on, it is computed again, a bounded number of times.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
-
 from actors.dialects.para.envelope import SyncEnvelope
 from actors.dialects.para.keys import BadKey, check_key
-from actors.dialects.para.plan import OBJECTS, Change, Op
+from actors.dialects.para.plan import Change, Op
+from actors.dialects.para.reads import Held, ObjectsWork
 from actors.port import StatePort
-from actors.scan import Reader
 from actors.types import Address
 from edge.auth import Principal, resolve
 from edge.client.para.schema import SyncSchema
@@ -139,28 +136,15 @@ class SyncedAuthority:
         self, prefix: str = "", *, scope: str = "", limit: int = ROWS_MAX
     ) -> dict[str, SyncEnvelope]:
         """Objects whose key begins so, in order of key; at most ROWS_MAX. `scope`: of that part."""
-        most = min(limit, ROWS_MAX)
-        # Half-open, on the primary key: LIKE would read the whole table.
-        end = end_of(prefix)
-        sql = (
-            "SELECT id, rev, stamp1, stamp2, body FROM rows WHERE coll=? AND id>=?"
-            f"{'' if end is None else ' AND id<?'} AND deleted=0 ORDER BY id LIMIT ?"
-        )
-        params = [OBJECTS, prefix, *([] if end is None else [end]), most]
-
-        def work(reader: Reader) -> dict[str, SyncEnvelope]:
-            jump = reader.header.jump
-            return {
-                id: SyncEnvelope(msgspec.json.decode(body), f"{major}.{minor}", rev + jump)
-                for id, rev, major, minor, body in reader.rows(sql, params)
-            }
-
+        work = ObjectsWork(prefix, min(limit, ROWS_MAX))
         spool = await self.port.scan(self.spaces.part(scope), work)
         if spool is None:
             return {}
         spool.close()
-        found: dict[str, SyncEnvelope] = spool.result
-        return {key: upcast(self.kinds.of(key), key, held) for key, held in found.items()}
+        found: list[Held] = spool.result
+        return {
+            held.key: upcast(self.kinds.of(held.key), held.key, held.envelope()) for held in found
+        }
 
     async def seeds(self, *keys: str, user: Principal | None = None) -> dict[str, Frame]:
         """Envelopes for a page that the server renders, by key: what is there and may be seen.
@@ -301,15 +285,6 @@ class SyncedAuthority:
         if len(addresses) > 1:
             raise CrossScope(f"the keys lie in {len(addresses)} scopes")
         return addresses.pop()
-
-
-def end_of(prefix: str) -> str | None:
-    """The first text behind all that begin so, in the order of code points; None: there is none."""
-    for at in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[at]) + 1
-        if code <= sys.maxunicode:
-            return prefix[:at] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)
-    return None
 
 
 def kinds_of(schemas: Mapping[str, SyncSchema[Any] | SyncedKind]) -> Kinds:

@@ -90,7 +90,7 @@ async def serve_notices(
     await socket.prepare(request)
     request.app[SOCKETS].add(socket)
     gatherer = Gatherer(channel)
-    await server.host.subscribe(address, gatherer)
+    await server.port.subscribe(address, gatherer)
     try:
         sender = server.runtime.tasks.spawn(_send(socket, gatherer), name="starkeep notices")
         try:
@@ -102,7 +102,7 @@ async def serve_notices(
         finally:
             sender.cancel()
     finally:
-        server.host.unsubscribe(address, gatherer)
+        server.port.unsubscribe(address, gatherer)
         request.app[SOCKETS].discard(socket)
     return socket
 

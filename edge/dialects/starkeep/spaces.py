@@ -19,9 +19,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from actors.dialects.starkeep.blobs import BlobChange, shown, versions_of
+from actors.dialects.starkeep.blobs import BlobChange, shown
 from actors.dialects.starkeep.channels import BLOBS, NAMESPACES, Channel
-from actors.dialects.starkeep.delta import Held, answer, read_held, read_namespaces
+from actors.dialects.starkeep.delta import Held
 from actors.dialects.starkeep.fold import value_of
 from actors.dialects.starkeep.namespaces import Namespace, check_namespace
 from actors.dialects.starkeep.naming import check_object_key
@@ -32,10 +32,16 @@ from actors.dialects.starkeep.plan import (
     withdraw_draft,
     wrong_mode,
 )
+from actors.dialects.starkeep.reads import (
+    ExchangeWork,
+    Mapped,
+    MappedWork,
+    NamespacesWork,
+    UnusedWork,
+)  # fmt: skip
 from actors.dialects.starkeep.wire import Exchange, check_drift, decode_exchange, encode_answer
 from actors.port import StatePort
 from actors.reply import FutureReply
-from actors.scan import Reader
 from actors.types import Address, Draft, Rejected
 from edge.contents import ContentStore
 from edge.problems import Problem
@@ -46,12 +52,8 @@ FOLDER: Final = "~files"  # no tenant's folder in a bucket is called so (infra/l
 THREADS: Final = 8  # for bytes; apart from the host's, which a slow store must not hold up
 HELD_MAX: Final = 256  # spaces whose coverage is remembered
 GC_BATCH: Final = 500
-MAPPED_PAGE: Final = 10_000
 GC_GRACE_MS: Final = 86_400_000  # a blob goes before its record: a young one may get one yet
 TOUCH_MS: Final = 3_600_000  # how often it is noted that an unused key is asked for
-
-
-Mapped = tuple[dict[str, tuple[str, ...]], list[str]]
 
 
 class FileInfo(msgspec.Struct, frozen=True):
@@ -135,12 +137,7 @@ class Spaces:
         elif (quick := await self._unchanged(address, channel, exchange)) is not None:
             return quick
 
-        def work(reader: Reader) -> tuple[Held, bytes | None]:
-            held = read_held(reader, channel)
-            if held.mode is not None and held.mode != channel.mode:
-                return held, None
-            return held, answer(reader, held, exchange.watermarks, exchange.limit)
-
+        work = ExchangeWork(channel, exchange.watermarks, exchange.limit)
         spool = await self._port.scan(address, work)
         if spool is None:
             return encode_answer((), (), {}, has_more=False)
@@ -200,7 +197,7 @@ class Spaces:
 
     async def namespaces(self, address: Address) -> list[Namespace]:
         """All declared namespaces."""
-        spool = await self._port.scan(address, read_namespaces)
+        spool = await self._port.scan(address, NamespacesWork())
         if spool is None:
             return []
         spool.close()
@@ -272,7 +269,7 @@ class Spaces:
         """
         before_ms = self._now_ms() - grace_ms
         report = GcReport()
-        spool = await self._port.scan(address, lambda reader: _unused(reader, before_ms))
+        spool = await self._port.scan(address, UnusedWork(before_ms))
         if spool is None:
             return report
         spool.close()
@@ -308,7 +305,7 @@ class Spaces:
             await self._append(address, blob_draft(changes))
 
     async def _mapped(self, address: Address, before_ms: int) -> Mapped:
-        spool = await self._port.scan(address, lambda reader: _mapped(reader, before_ms))
+        spool = await self._port.scan(address, MappedWork(before_ms))
         if spool is None:
             return {}, []
         spool.close()
@@ -379,40 +376,6 @@ class _Gate:
             self._changed.notify_all()
         if not (self._users or self._alone or self._waiting):
             self._idle()
-
-
-def _unused(reader: Reader, before_ms: int) -> list[str]:
-    """Keys with bytes that nothing refers to, untouched since `before_ms`."""
-    rows = reader.rows(
-        "SELECT id FROM rows WHERE coll=? AND json_extract(body, '$.state')='present'"
-        " AND json_extract(body, '$.refs')=0 AND json_extract(body, '$.at')<? ORDER BY id",
-        (BLOBS, before_ms),
-    )
-    return [key for (key,) in rows]
-
-
-def _mapped(reader: Reader, before_ms: int) -> Mapped:
-    """The contents of each key, what it shows first; the keys that may forget the others."""
-    found: dict[str, tuple[str, ...]] = {}
-    settling: list[str] = []
-    after = ""
-    while True:  # in pages: a reader gives no more than LIST_ROWS_MAX rows at once
-        rows = reader.rows(
-            "SELECT id, body FROM rows WHERE coll=? AND id>? ORDER BY id LIMIT ?",
-            (BLOBS, after, MAPPED_PAGE),
-        )
-        for key, body in rows:
-            value = msgspec.json.decode(body)
-            now = shown(value)
-            if now is None:
-                continue
-            others = [other.hash for other in versions_of(value) if other != now]
-            found[key] = (now.hash, *others)
-            if others and value["at"] < before_ms:
-                settling.append(key)
-        if len(rows) < MAPPED_PAGE:
-            return found, settling
-        after = rows[-1][0]
 
 
 def _mismatch(held: Held) -> HoldfastError:

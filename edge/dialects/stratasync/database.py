@@ -19,9 +19,8 @@ from actors.dialects.stratasync.plan import (
     effective_groups,
     stored_groups,
 )
-from actors.dialects.stratasync.reads import line_sql, order_sql
+from actors.dialects.stratasync.reads import SelectWork
 from actors.reply import FutureReply
-from actors.scan import Reader
 from actors.types import Address, Appended, Draft, Duplicate, Rejected
 from edge.dialects.stratasync import frames as f
 from infra import ids
@@ -138,22 +137,13 @@ class StrataDatabase:
         `where` is an SQL condition over the model's view: never build it from what clients send,
         use `params`. Raises KeyError for a model that is not declared.
         """
-        found = self._service.declared.registry.models[model]
-        most = min(limit, ROWS_MAX)
-        sql = (
-            f'SELECT {line_sql(found)} FROM "{found.view}" WHERE ({where})'
-            f" ORDER BY {order_sql(found)} LIMIT {int(most)}"
-        )
-
-        def work(reader: Reader) -> list[dict[str, Any]]:
-            lines = reader.rows(sql, dict(params or {}))
-            return [msgspec.json.decode(line) for (line,) in lines]
-
+        self._service.declared.registry.models[model]  # or KeyError, wherever the rows are
+        work = SelectWork(model, where, dict(params or {}), min(limit, ROWS_MAX))
         spool = await self._service.port.scan(self._address, work)
         if spool is None:
             return []
         spool.close()
-        rows: list[dict[str, Any]] = spool.result
+        rows: list[dict[str, Any]] = [msgspec.json.decode(line) for line in spool.result]
         for row in rows:
             del row["__class"]
         return rows

@@ -16,9 +16,15 @@ from aiohttp import web
 
 from actors.dialects.stratasync.models import MEMBERS
 from actors.dialects.stratasync.plan import effective_groups, stored_groups
-from actors.dialects.stratasync.reads import Metadata, Viewer, asked_of, bootstrap, lookups
+from actors.dialects.stratasync.reads import (
+    BootstrapWork,
+    LookupWork,
+    Metadata,
+    Viewer,
+    asked_of,
+)  # fmt: skip
 from actors.json_text import mended
-from actors.scan import Spool
+from actors.scan import Spool, Work
 from actors.types import Address, Entry, Resync
 from edge.dialects.stratasync import frames as f
 from edge.dialects.stratasync.auth import GroupsFailed, User, bearer_of
@@ -185,7 +191,7 @@ async def _bootstrap(request: web.Request, service: StrataService, name: str) ->
     ask = bootstrap_ask(_query(request))
     address, viewer = await _viewer(request, service, name, ask.groups)
     registry = service.declared.registry
-    spool = await _scan(service, address, bootstrap(registry, viewer, ask.only, ask.schema_hash))
+    spool = await _scan(service, address, BootstrapWork(viewer, ask.only, ask.schema_hash))
     if spool is None:  # never written: nothing is created for a reader
         groups = effective_groups(viewer.resolved, (), viewer.user)
         names = registry.models if ask.only is None else ask.only
@@ -201,11 +207,11 @@ async def _batch(request: web.Request, service: StrataService, name: str) -> web
     body, _ = await _body(request)
     requests = lookups_ask(body)
     address, viewer = await _viewer(request, service, name)
-    spool = await _scan(service, address, lookups(service.declared.registry, viewer, requests))
+    spool = await _scan(service, address, LookupWork(viewer, requests))
     return await _stream(request, service, b"", spool)
 
 
-async def _scan(service: StrataService, address: Address, work: Any) -> Spool | None:
+async def _scan(service: StrataService, address: Address, work: Work) -> Spool | None:
     if service.spools >= SPOOLS_MAX:
         raise Busy("too many long answers are under way", retry_after_ms=1000)
     service.spools += 1

@@ -74,11 +74,12 @@ class _Work(msgspec.Struct):
     mutation: Mutation
     result: Result
     size: int  # about, in bytes
+    written: dict[str, Any] = {}  # id and data as stored, where an after-hook is to see them
 
-    def draft(self) -> Draft:
+    def draft(self, kind: str) -> Draft:
         asked = self.asked
         cause = cause_of(asked.client_id, asked.client_tx_id)
-        return Draft(cause, "mutate", "", self.size, self.mutation, asked.client_id)
+        return Draft(cause, kind, "", self.size, self.mutation, asked.client_id)
 
 
 class Writer:
@@ -136,16 +137,19 @@ class Writer:
     async def _append(self, works: list[_Work]) -> None:
         if not works:
             return
-        outcomes = await self._ask([work.draft() for work in works])
+        outcomes = await self._ask(works)
         done = [self._settle(work, outcome) for work, outcome in zip(works, outcomes, strict=True)]
         for work, appended in zip(works, done, strict=True):
             if appended:
                 await self._after(work)
 
-    async def _ask(self, drafts: list[Draft]) -> list[Outcome]:
+    async def _ask(self, works: list[_Work], kind: str = "mutate") -> list[Outcome]:
+        drafts = [work.draft(kind) for work in works]
         reply = FutureReply()
         self._port.append(self._address, drafts, reply, None)
         outcomes, _ = await reply.future
+        for work, draft in zip(works, drafts, strict=True):
+            work.written = draft.written or {}
         return outcomes
 
     def _settle(self, work: _Work, outcome: Outcome) -> bool:
@@ -173,9 +177,9 @@ class Writer:
         hook = None if model is None else model.mutate.on_after_mutation
         if hook is None or model is None or work.result.sync_id is None:
             return
-        asked, written = work.asked, work.mutation
+        asked = work.asked
         change = Change(
-            asked.model, written.stored_id, asked.action, asked.payload, written.written or {},
+            asked.model, work.written["id"], asked.action, asked.payload, work.written["data"],
             str(work.result.sync_id),
         )  # fmt: skip
         try:
@@ -189,9 +193,7 @@ class Writer:
 
     async def _with_hook(self, work: _Work) -> None:
         """Show the hook what would be written, and write what it makes of it."""
-        probe = work.draft()
-        probe.kind = PROBE
-        (outcome,) = await self._ask([probe])
+        (outcome,) = await self._ask([work], PROBE)
         if not (isinstance(outcome, Rejected) and outcome.code == PROBE):
             self._settle(work, outcome)  # written before: no hook runs for repeats
             return
@@ -204,7 +206,7 @@ class Writer:
                 work.result.error = str(refusal)
                 return
             work.mutation.rev = 0 if found.row is None else found.row.rev
-            (outcome,) = await self._ask([work.draft()])
+            (outcome,) = await self._ask([work])
             if isinstance(outcome, Rejected) and outcome.code == "stale":
                 work.mutation.data = work.mutation.rev = None
                 continue

@@ -1,0 +1,118 @@
+"""A scope that this edge follows in another process: one stream, shared by all its taps.
+
+Always true: `bounds` is what the taps have been told last; of a stream that was joined again they
+hear `moved` or `reset` before anything else, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from actors import link_wire as w
+from actors.types import Address, Bounds, Tap
+from infra.errors import HoldfastError
+from infra.link.connection import Link
+
+_AGAIN = frozenset({"moved", "closed", "fenced", "try_later", "busy"})
+
+
+class Followed:
+    """`rejoin` is called where the stream ended and the link did not."""
+
+    def __init__(self, address: Address, rejoin: Callable[[Followed], None]) -> None:
+        self.address = address
+        self.bounds = Bounds("", 0, 0, 0)
+        self.taps: list[Tap] = []
+        self.waiting = 0  # who will be a tap once it is ready
+        self.ready = asyncio.Event()
+        self.error: HoldfastError | None = None
+        self._rejoin = rejoin
+        self._stream: _Stream | None = None
+
+    def join(self, link: Link) -> None:
+        """Follow over this link from now on."""
+        self.leave()
+        stream = _Stream(self, link)
+        self._stream = stream
+        try:
+            stream.number = link.ask("subscribe", w.encode(w.Ask(*self.address)), stream)
+        except HoldfastError:
+            self._stream = None  # the link has ended: the next one joins
+
+    def leave(self) -> None:
+        """Follow no longer."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.link.cancel(stream.number)
+
+    def heard(self, stream: _Stream, payload: msgspec.Raw) -> None:
+        """A notice came."""
+        if stream is not self._stream:
+            return
+        notice: w.Notice = w.decode_notice(payload)
+        before, bounds = self.bounds, notice.where.bounds()
+        self.bounds = bounds
+        match notice:
+            case w.Delivered():
+                batch = w.batch_of(notice)
+                for tap in tuple(self.taps):
+                    tap.deliver(batch)
+            case w.DurableMoved():
+                for tap in tuple(self.taps):
+                    tap.durable(bounds)
+            case w.HeadMoved():
+                for tap in tuple(self.taps):
+                    tap.moved(bounds)
+            case w.WasReset():
+                for tap in tuple(self.taps):
+                    tap.reset(bounds)
+            case w.Following():
+                self._began(before, bounds)
+
+    def _began(self, before: Bounds, bounds: Bounds) -> None:
+        self.error = None
+        if self.ready.is_set():
+            cut = before.epoch not in ("", bounds.epoch) or bounds.head < before.head
+            for tap in tuple(self.taps):
+                if cut:
+                    tap.reset(bounds)
+                elif bounds.head > before.head:
+                    tap.moved(bounds)
+                elif bounds != before:
+                    tap.durable(bounds)
+        self.ready.set()
+
+    def ended(self, stream: _Stream, error: HoldfastError) -> None:
+        """The stream is over."""
+        if stream is not self._stream:
+            return
+        self._stream = None
+        if error.code == "link_lost":
+            return  # joined again with the next link
+        if error.code in _AGAIN or self.ready.is_set():
+            self._rejoin(self)
+            return
+        self.error = error
+        self.ready.set()
+
+
+class _Stream:
+    """One life of it; fits infra.link.connection.Caller."""
+
+    def __init__(self, followed: Followed, link: Link) -> None:
+        self.link = link
+        self.number = 0
+        self._followed = followed
+
+    def part(self, payload: msgspec.Raw) -> None:
+        self._followed.heard(self, payload)
+        self.link.taken(self.number, payload)
+
+    def done(self, payload: msgspec.Raw) -> None:
+        self._followed.ended(self, HoldfastError("ended", code="moved"))
+
+    def failed(self, error: HoldfastError) -> None:
+        self._followed.ended(self, error)

@@ -1,0 +1,83 @@
+"""One actor process: a host of its share of the scopes, served to edges over links."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from actors.host import Host
+from actors.serving import Serving
+from edge.application import Application
+from edge.hosting import host_settings
+from edge.processes.boot import Boot
+from infra import clock
+from infra.link.sockets import Listener
+from infra.paths import tenant_home
+from infra.process import limit_process, raise_open_files_limit
+
+DUE: Final = "due.json"
+
+
+class Due(msgspec.Struct):
+    """What a tenant's process leaves behind at its end: when it must be there again."""
+
+    tenant: str
+    due_at: int | None
+
+
+async def serve_scopes(
+    boot: Boot, application: Application, stop: asyncio.Event, ready: Callable[[str], None]
+) -> None:
+    """Until `stop` is set: then edges are told first, and everything is saved."""
+    config = boot.config
+    if boot.tenant is not None:
+        limit_process(config.tenant_memory_bytes, config.tenant_open_files)
+    open_max = raise_open_files_limit(config.open_scopes_max)
+    home = "*" if boot.tenant is None else tenant_home(boot.tenant)
+    process = boot.name if boot.tenant is None else f"tenants/{home}"
+    settings = host_settings(
+        config, application, open_max, process=process, owns=boot.owns, home=home
+    )
+    serving: Serving | None = None
+
+    async def ring(address, name, due_at, payload, attempt):  # type: ignore[no-untyped-def]
+        assert serving is not None
+        await serving.ring(address, name, due_at, payload, attempt)
+
+    on_alarm = ring if application.alarm_handlers else None
+    async with Host(Path(config.data_dir), settings, on_alarm=on_alarm) as host:
+        serving = Serving(host, boot.owns)
+        listener = Listener(boot.name, boot.key, serving, serving.greeted)
+        due = Path(config.data_dir) / process / DUE
+        try:
+            if boot.tenant is not None:
+                due.unlink(missing_ok=True)
+            ready(await listener.listen(boot.place))
+            if boot.tenant is None:
+                await stop.wait()
+            else:
+                await _until_idle(serving, config.tenant_idle_s, stop)
+        finally:
+            await serving.aclose()
+            await listener.aclose()
+            next_due = host.index.next_due(set())
+    if boot.tenant is not None:
+        due.write_bytes(msgspec.json.encode(Due(boot.tenant, next_due)))
+
+
+async def _until_idle(serving: Serving, idle_s: float, stop: asyncio.Event) -> None:
+    """Until told to stop, or nothing has been open for so long and no edge objects."""
+    since = clock.monotonic()
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.05, min(5.0, idle_s / 4))):
+                await stop.wait()
+        if serving.host.open_scopes:
+            since = clock.monotonic()
+        elif clock.monotonic() - since >= idle_s and await serving.sleep():
+            return

@@ -1,0 +1,274 @@
+"""Starts the edges and actor processes of one server, keeps them running, and stops them in order:
+edges first, so that clients are told, then actors, which save everything.
+
+A process that dies is started again after a delay that grows while it keeps dying. The lock of the
+data directory is handed to every process: as long as one of them lives, no other server starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from actors.layout_stamp import claim_layout
+from edge.access import Mode
+from edge.config import Config
+from edge.processes.boot import Boot, encode_boot
+from edge.processes.tenants import Tenants
+from edge.server import ServerInfo
+from edge.serving import told_until
+from infra import clock, ids
+from infra.errors import ConfigError, HoldfastError, Unavailable
+from infra.link.sockets import Listener
+from infra.paths import tenant_home
+from infra.tasks import TaskOwner
+
+log = logging.getLogger("holdfast.supervisor")
+
+DELAY_S_MIN: Final = 0.05
+DELAY_S_MAX: Final = 10.0
+STEADY_S: Final = 30.0  # a process that lived so long begins with the shortest delay again
+READY_WAIT_S: Final = 60.0
+LOCK_WAIT_S: Final = 5.0
+LOCK_LOOK_S: Final = 0.05
+STOP_GRACE_S: Final = 5.0  # beyond drain_timeout_s, then SIGKILL
+
+
+class _Child:
+    """One process and whoever takes its place."""
+
+    def __init__(self, role: str, name: str) -> None:
+        self.role = role
+        self.tenant: str | None = None
+        self.name = name
+        self.process: asyncio.subprocess.Process | None = None
+        self.ready: asyncio.Future[dict[str, object]] | None = None
+        self.restarts = 0
+
+
+class Supervisor:
+    """Use as `async with`; `info` says where clients connect."""
+
+    def __init__(self, config: Config, target: str | None, mode: Mode) -> None:
+        self.info: ServerInfo | None = None
+        self.restarts = 0
+        self._config = config
+        self._target = target
+        self._mode = mode
+        self._key = ids.random_bytes(32)
+        self._children: list[_Child] = []
+        self._tasks = TaskOwner()
+        self._stopping = False
+        self._lock_fd = -1
+        self._run_dir = ""
+        self._members: dict[str, str] = {}
+        self._holder: socket.socket | None = None
+        self._tenants: Tenants | None = None
+        self._control: Listener | None = None
+
+    async def __aenter__(self) -> Supervisor:
+        config = self._config
+        directory = Path(config.data_dir)
+        await self._take(directory)
+        try:
+            by_tenant = config.placement == "tenant"
+            claim_layout(directory, "tenant" if by_tenant else f"{config.actors}")
+            self._run_dir = tempfile.mkdtemp(
+                prefix="holdfast-"
+            )  # short: a socket's path is bounded
+            names = [f"actor-{number}" for number in range(config.actors)]
+            self._members = {name: f"unix:{self._run_dir}/{name}" for name in names}
+            actors = [_Child("actor", name) for name in names]
+            if by_tenant:
+                self._tenants = Tenants(directory, self._start_tenant)
+                self._control = Listener("supervisor", self._key, self._tenants)
+                await self._control.listen(f"unix:{self._run_dir}/control")
+                self._tenants.begin()
+            await self._begin(actors)
+            self._config = msgspec.structs.replace(config, port=self._reserve())
+            edges = [_Child("edge", f"edge-{number}") for number in range(config.edges)]
+            await self._begin(edges)
+            told = await self._ready(edges[0])
+            self.info = msgspec.convert(told["info"], ServerInfo)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stop()
+
+    async def _take(self, directory: Path) -> None:
+        """Take the lock; processes of a supervisor that was killed are given time to end."""
+        try:
+            self._lock_fd = _open_lock(directory)
+            async with asyncio.timeout(LOCK_WAIT_S):
+                while not _lock(self._lock_fd):  # noqa: ASYNC110 - no event tells of it
+                    await asyncio.sleep(LOCK_LOOK_S)
+        except TimeoutError as error:
+            os.close(self._lock_fd)
+            raise ConfigError(f"{directory}: another Holdfast process uses it") from error
+        except OSError as error:
+            raise ConfigError(f"{directory}: {error.strerror}; choose another data_dir") from error
+
+    def _reserve(self) -> int:
+        """The port, which is held without listening, so that it stays ours while edges restart."""
+        config = self._config
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        holder = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind((config.host, config.port))
+        except OSError as error:
+            holder.close()
+            where = f"{config.host}:{config.port}"
+            raise ConfigError(f"cannot listen on {where}: {error.strerror}") from error
+        self._holder = holder
+        port: int = holder.getsockname()[1]
+        return port
+
+    async def _start_tenant(self, tenant: str) -> tuple[str, asyncio.Task[int]]:
+        child = _Child("actor", f"{tenant_home(tenant)}")
+        child.tenant = tenant
+        child.ready = asyncio.get_running_loop().create_future()
+        self._children.append(child)
+        ended = self._tasks.spawn(self._run(child), name="tenant")
+        ended.add_done_callback(lambda _: self._children.remove(child))
+        either: list[asyncio.Future[Any]] = [ended, child.ready]
+        await asyncio.wait(either, timeout=READY_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not child.ready.done():
+            if child.process is not None and not ended.done():
+                child.process.kill()
+            raise Unavailable("the tenant's process did not start", retry_after_ms=1000)
+        return str(child.ready.result()["place"]), ended
+
+    async def _begin(self, children: list[_Child]) -> None:
+        for child in children:
+            self._children.append(child)
+            child.ready = asyncio.get_running_loop().create_future()
+            self._tasks.spawn(self._keep(child), name=f"keep {child.name}")
+        for child in children:
+            await self._ready(child)
+
+    async def _ready(self, child: _Child) -> dict[str, object]:
+        assert child.ready is not None
+        async with asyncio.timeout(READY_WAIT_S):
+            return await asyncio.shield(child.ready)
+
+    async def _keep(self, child: _Child) -> None:
+        """Run it, again and again until the end."""
+        delay_s = DELAY_S_MIN
+        while True:
+            began = clock.monotonic()
+            code = await self._run(child)
+            assert child.ready is not None
+            if self._stopping:
+                return
+            if not child.ready.done():  # it never was there: what is wrong stands in its log
+                child.ready.set_exception(
+                    HoldfastError(f"{child.name} ended with {code} before it was ready")
+                )
+                return
+            if clock.monotonic() - began > STEADY_S:
+                delay_s = DELAY_S_MIN
+            log.warning("process died name=%s code=%s again_in_s=%g", child.name, code, delay_s)
+            self.restarts += 1
+            await asyncio.sleep(delay_s)
+            delay_s = min(DELAY_S_MAX, delay_s * 2)
+
+    async def _run(self, child: _Child) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "edge.cli", child.role, stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, pass_fds=(self._lock_fd,), start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )  # fmt: skip
+        child.process = process
+        assert process.stdin is not None and process.stdout is not None
+        members, control = self._members, ""
+        if child.tenant is not None:
+            members = {child.name: f"unix:{self._run_dir}/{child.name[-12:]}"}
+        if self._control is not None:
+            control = self._control.place
+        boot = Boot(
+            child.name if child.tenant is None else child.tenant, self._config, self._mode,
+            self._target, str(Path.cwd()), members, self._key, control, child.tenant,
+        )  # fmt: skip
+        try:
+            process.stdin.write(encode_boot(boot))
+            await process.stdin.drain()
+            line = await process.stdout.readline()
+            if line and child.ready is not None and not child.ready.done():
+                child.ready.set_result(msgspec.json.decode(line))
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("process said nothing name=%s error=%s", child.name, error)
+        return await process.wait()
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        if self._tenants is not None:
+            await self._tenants.aclose()
+        for role in ("edge", "actor"):
+            await self._end([child for child in self._children if child.role == role])
+        await self._tasks.aclose()
+        if self._control is not None:
+            await self._control.aclose()
+        if self._holder is not None:
+            self._holder.close()
+        if self._run_dir:
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+
+    async def _end(self, children: list[_Child]) -> None:
+        living = [c.process for c in children if c.process and c.process.returncode is None]
+        for process in living:
+            process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._config.drain_timeout_s + STOP_GRACE_S):
+                for process in living:
+                    await process.wait()
+        except TimeoutError:
+            for process in living:
+                if process.returncode is None:
+                    log.error("process killed pid=%d", process.pid)
+                    process.kill()
+
+
+def _open_lock(directory: Path) -> int:
+    directory.mkdir(parents=True, exist_ok=True)
+    return os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def supervise(
+    config: Config, target: str | None, mode: Mode, announce: Callable[[ServerInfo], None]
+) -> None:
+    """Until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    async with Supervisor(config, target, mode) as supervisor:
+        assert supervisor.info is not None
+        announce(supervisor.info)
+        await told_until(ended, supervisor.info.url, config.drain_timeout_s)
