@@ -194,6 +194,15 @@ def test_59_the_floor_moves_at_the_thousandth_message(room: VuerBench) -> None:
     assert graph.hash() == after
 
 
+def test_of_big_messages_fewer_are_kept(room: VuerBench) -> None:
+    for _ in range(250):
+        room.say({"otype": "string.set", "key": "n", "path": "s", "value": "x" * 30_000})
+    header = room.scope.ledger.header
+    assert header.head == 251 and header.floor >= 100
+    assert header.head - header.floor >= 100
+    room.sound()
+
+
 def test_52_undo_below_the_floor_has_expired(room: VuerBench) -> None:
     for _ in range(999):
         room.say(add())
