@@ -36,6 +36,7 @@ from edge.dialects.asterql.views import HeldViews, ScopeRead
 from edge.dialects.starkeep.opening import open_keep
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
+from edge.dialects.vuer.opening import HostedRooms
 from edge.problems import Problem
 from edge.requests import PeerFaults
 from edge.runtime import Runtime
@@ -119,7 +120,8 @@ class Server:
             if application.declared_strata is None
             else StrataService(application.declared_strata, self.host)
         )
-        self.connections: set[Any] = set()  # Connection, StrataConnection
+        self.rooms = HostedRooms(self.host, self.runtime)
+        self.connections: set[Any] = set()  # Connection, StrataConnection, RtcConnection
         self.keep = open_keep(config, self.host, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
         self.transfers: Transfers | None = None  # once the host has started
@@ -191,6 +193,7 @@ class Server:
         await self._sockets_end()
         await self._tasks.aclose()
         await self.runtime.tasks.aclose()
+        await self.rooms.aclose()
         if self.strata is not None:
             await self.strata.aclose()
         with contextlib.suppress(ExceptionGroup):

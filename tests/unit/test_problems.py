@@ -21,11 +21,11 @@ DOC = (ROOT / "docs/errors.md").read_text()
 LOCAL = {
     "bad_config", "bad_key", "bad_pattern", "bad_token", "insecure", "unreachable", "below_floor",
     "bad_query", "corrupt", "not_declared", "object_busy", "object_exists", "object_missing",
-    "scope_error", "verification_failed",
+    "scope_error", "sequence_gap", "verification_failed",
 }  # fmt: skip
 # Said in `error` and `scopeError` frames only.
-FRAMES = {"moved", "not_subscribed", "revoked", "snapshot_required", "too_many_subscriptions",
-          "unknown_type"}  # fmt: skip
+FRAMES = {"moved", "not_subscribed", "revoked", "session_taken", "snapshot_required",
+          "too_many_subscriptions", "unknown_type"}  # fmt: skip
 # The first argument is a code in these calls, the second in the others.
 FIRST = {"Problem", "PublishError", "BadFrame", "Rejected", "protocol_error", "error"}
 SECOND = {"scope_error", "_refuse"}
