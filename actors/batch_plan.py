@@ -44,8 +44,9 @@ class BatchPlan:
         self.at = at
         header = ledger.header
         self.overlay = Overlay(
-            rows, at=at, floor=header.floor, jump=header.jump, clock=header.clock
-        )
+            rows, at=at, floor=header.floor, jump=header.jump, bytes_kept=header.bytes,
+            clock=header.clock,
+        )  # fmt: skip
         self.entries = self.overlay.planned
         self.causes: dict[str, int] = {}
         self.notes: Notes = {}

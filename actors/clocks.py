@@ -1,7 +1,7 @@
 """Logical clocks of the dialects: hybrid (Starkeep), Lamport and vector (vuer). Pure.
 
-A clock is a value; a step takes it, the physical time where there is one, and gives the next. The
-small class at the end keeps the current value for callers that want an object. Always true: what a
+A clock is a value; a step takes it, the physical time where there is one, and gives the next.
+`HybridClock` keeps the current value for callers that want an object. Always true: what a
 clock gives is greater than everything it gave or was shown before.
 """
 

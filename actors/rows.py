@@ -137,11 +137,13 @@ class Overlay:
         at: int,
         floor: int = 0,
         jump: int = 0,
+        bytes_kept: int = 0,
         clock: str | None = None,
     ) -> None:
         self.at = at
         self.floor = floor
         self.jump = jump  # seq - jump counts entries through every cut of the history
+        self.bytes_kept = bytes_kept  # of the entries above the floor, before this batch
         self.trim_to = floor  # the floor a dialect that keeps bases wants to move to
         self.clock = clock  # the dialect's own text of the scope row; None: none yet
         self.flags: dict[int, int] = {}  # by seq, as they shall be

@@ -17,10 +17,11 @@ from actors.dialects.para.reads import WORKS as PARA
 from actors.dialects.starkeep.reads import WORKS as STARKEEP
 from actors.dialects.stratasync.plan import DRAFTS as STRATASYNC_DRAFTS
 from actors.dialects.stratasync.reads import WORKS as STRATASYNC
+from actors.dialects.vuer.reads import WORKS as VUER
 from actors.scan import Work
 from infra.errors import ProtocolError
 
-WORKS: Final = (*PARA, *STARKEEP, *STRATASYNC)
+WORKS: Final = (*PARA, *STARKEEP, *STRATASYNC, *VUER)
 DRAFTS: Final = (*PARA_DRAFTS, *STRATASYNC_DRAFTS)
 
 

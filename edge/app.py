@@ -13,6 +13,7 @@ from edge import admin, transfer
 from edge.dialects.asterql import http as asterql
 from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
+from edge.dialects.vuer import http as vuer
 from edge.metrics import render
 from edge.openapi import document
 from edge.requests import SERVER, answer_errors, cors, server_of
@@ -54,6 +55,7 @@ def build_app(server: Server) -> web.Application:
     router.add_get("/vuer/{file}", _module)
     asterql.add_routes(app)
     server.keep.add_routes(app)
+    vuer.add_routes(app, server.rooms, server.config.rtc_root)
     transfer.add_routes(app)  # before what takes any path below a scope
     admin.add_routes(app)
     if server.strata is not None:
@@ -86,7 +88,7 @@ async def _version(request: web.Request) -> web.Response:
             "version": VERSION,
             "python": platform.python_version(),
             "sqlite": SQLITE_VERSION,
-            "dialects": ["asterql", "starkeep"]
+            "dialects": ["asterql", "starkeep", "vuer-rtc"]
             + (["stratasync"] if server_of(request).strata is not None else [])
             + (["para-sync"] if server_of(request).para is not None else []),
         }

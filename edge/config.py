@@ -256,6 +256,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         dict[str, str],
         _doc("Secrets that sign Starkeep requests, by `{space}/{app id}`.", "table"),
     ] = msgspec.field(default_factory=dict)
+    rtc_root: Annotated[
+        str,
+        Meta(max_length=190),
+        _doc("vuer-rtc room that /rtc stands for, as well as /rtc/{name}.", "name"),
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _doc("Least level that is logged.", "level")
     ] = "info"

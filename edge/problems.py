@@ -66,7 +66,9 @@ CLOSE_CODES: Final = {
     1009: "a message was larger than the limit",
     1011: "a StrataSync socket that was silent, or could not be served",
     4401: "not authenticated, or the token has expired",
-    4408: "no frame for 75 s",
+    4403: "no access to the vuer-rtc room, or the session is another user's",
+    4408: "no frame for 75 s; on a vuer-rtc socket for 45 s, or no join in 10 s",
+    4409: "the vuer-rtc session was joined elsewhere by the same user",
     4429: "no byte accepted for 30 s",
 }
 

@@ -36,6 +36,7 @@ from edge.dialects.para.service import ParaService
 from edge.dialects.starkeep.opening import open_keep
 from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
+from edge.dialects.vuer.opening import HostedRooms
 from edge.hosting import host_settings
 from edge.problems import Problem
 from edge.requests import PeerFaults
@@ -109,7 +110,9 @@ class Server:
             if application.declared_para is None
             else ParaService(application.declared_para, self.runtime, config.frame_bytes_max)
         )
-        self.connections: set[Any] = set()  # Connection, StrataConnection, ParaConnection
+        self.rooms = HostedRooms(self.port, self.runtime)
+        # Connection, StrataConnection, ParaConnection, RtcConnection
+        self.connections: set[Any] = set()
         self.keep = open_keep(config, self.port, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
         self.transfers: Transfers | None = None  # once the host has started
@@ -197,6 +200,7 @@ class Server:
         await self._sockets_end()
         await self._tasks.aclose()
         await self.runtime.tasks.aclose()
+        await self.rooms.aclose()
         for service in (self.strata, self.para):
             if service is not None:
                 await service.aclose()

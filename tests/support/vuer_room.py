@@ -37,6 +37,7 @@ class _Header:
     floor: int = 0
     floor_at: int = 0
     jump: int = 0
+    bytes: int = 0
     clock: str | None = None
     materialize: bool = True
 
@@ -115,7 +116,7 @@ class RoomServer:
         old = kept.header
         floor = old.floor + EPOCH_JUMP
         jump = old.jump + EPOCH_JUMP
-        self.header = _Header(old.head + EPOCH_JUMP, floor, floor, jump, old.clock)
+        self.header = _Header(old.head + EPOCH_JUMP, floor, floor, jump, clock=old.clock)
         self.epoch += 1
 
     def copy(self) -> RoomServer:

@@ -22,10 +22,11 @@ LOCAL = {
     "bad_config", "bad_key", "bad_link", "bad_pattern", "bad_token", "link_refused",
     "placement_unavailable", "insecure", "unreachable", "below_floor",
     "bad_query", "corrupt", "not_declared", "object_busy", "object_exists", "object_missing",
-    "scope_error", "stale", "unknown", "verification_failed",
+    "scope_error", "sequence_gap", "stale", "unknown", "verification_failed",
 }  # fmt: skip
 # Said in frames only.
-FRAMES = {"cross_scope", "merge_failed", "moved", "not_subscribed", "revoked", "snapshot_required",
+FRAMES = {"cross_scope", "merge_failed", "moved", "not_subscribed", "revoked", "session_taken",
+          "snapshot_required",
           "too_many_subscriptions", "unknown_type"}  # fmt: skip
 # The first argument is a code in these calls, the second in the others.
 FIRST = {"Problem", "PublishError", "BadFrame", "Rejected", "protocol_error", "error"}

@@ -5,6 +5,7 @@ Numbers in test names are edge cases of docs/vuer-rtc.md.
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -26,7 +27,11 @@ from actors.dialects.vuer.snapshot import (
     read_room,
 )
 from actors.dialects.vuer.validate import check_message
+from actors.identity import copy_database
+from actors.ledger import Ledger
+from actors.line_files import read_lines, write_lines
 from actors.scan import Reader, take_scan
+from actors.scope import Scope
 from actors.types import Address, Appended, Draft, Duplicate, Rejected
 from tests.support.ledgers import Bench, FakeReply
 from tests.support.vuer import START
@@ -190,6 +195,15 @@ def test_59_the_floor_moves_at_the_thousandth_message(room: VuerBench) -> None:
     assert graph.hash() == after
 
 
+def test_of_big_messages_fewer_are_kept(room: VuerBench) -> None:
+    for _ in range(250):
+        room.say({"otype": "string.set", "key": "n", "path": "s", "value": "x" * 30_000})
+    header = room.scope.ledger.header
+    assert header.head == 251 and header.floor >= 100
+    assert header.head - header.floor >= 100
+    room.sound()
+
+
 def test_52_undo_below_the_floor_has_expired(room: VuerBench) -> None:
     for _ in range(999):
         room.say(add())
@@ -281,6 +295,25 @@ def test_i6_another_epoch_keeps_graph_journal_and_ids(room: VuerBench) -> None:
     room.sound()
     (again,) = room.send(message_draft(check_message(_raw("a:2") | {"ops": [add()]})))
     assert isinstance(again, Duplicate) and again.seq == (1 << 20) + 2
+
+
+def test_a_room_comes_back_from_lines(room: VuerBench, tmp_path: Path) -> None:
+    for _ in range(150):
+        room.say(add())
+    room.send(compact_draft())
+    room.say(undo("a:151"))
+    before = room.sound()
+    copy_database(room.path, tmp_path / "copy.db")
+    out = io.BytesIO()
+    write_lines(tmp_path / "copy.db", out)
+    out.seek(0)
+    assert read_lines(out, tmp_path / "again.db") == ROOM
+    room.scope.ledger.close()
+    (tmp_path / "again.db").replace(room.path)
+    room.scope = Scope(ROOM, Ledger.open(room.path, ROOM), room.policy, room.shell, [])
+    assert room.sound() == before and room.value() == 149
+    assert room.say(undo("a:150")) == Appended(153, 153)
+    assert room.value() == 148
 
 
 def test_clocks_of_sessions(room: VuerBench) -> None:

@@ -24,8 +24,19 @@ from actors.dialects.stratasync.reads import (
     SelectWork,
     Viewer,
 )  # fmt: skip
+from actors.dialects.vuer.reads import (
+    DocumentRead,
+    DocumentWork,
+    HashWork,
+    LamportWork,
+    RoomRead,
+    RoomWork,
+    SessionsWork,
+)
+from actors.types import Bounds, Entry
 from tests.support.works import Doing
 
+AT = Bounds("e", 5, 1, 5, floor_at=3)
 VIEWER = Viewer("ann", ("a", "b"), ("a",))
 STAMP = HLC(5, 1, "node")
 HELD = Held("split", ("rec", "app:x:t"), {("rec", "node"): STAMP, ("app:x:t", "n2"): STAMP})
@@ -39,6 +50,14 @@ CASES: list[tuple[Any, Any]] = [
     (NamespacesWork(), [Namespace("x", (TableInfo("t", ("id",)),), files_enabled=True)]),
     (UnusedWork(7), ["k"]),
     (MappedWork(7), ({"k": ("h1", "h2")}, ["k"])),
+    (
+        RoomWork(at_head=False, entries_max=9, bytes_max=5),
+        RoomRead(AT, 1, 7, [Entry(2, 9, "msg", "m", "{}", 2, flags=1)]),
+    ),
+    (LamportWork(), 7),
+    (HashWork(refold=False), ("h1_0", None)),
+    (DocumentWork(), DocumentRead(AT, 7, "scene", 3)),
+    (SessionsWork(), {"alice": (3, "m")}),
     (ObjectsWork("a:", 5), [Object("a:1", 2**40, "1.0", '{"n":18446744073709551616}')]),
 ]
 

@@ -21,6 +21,7 @@ from actors.types import Draft, Entry
 
 SNAPSHOT_EVERY: Final = 1000  # messages, then the floor moves
 KEEP_TAIL: Final = 100  # messages that stay undoable when it does
+TAIL_BYTES_MAX: Final = 4 << 20  # of big messages fewer are kept: an undo folds them all anew
 NODES_MAX: Final = 100_000
 _INSERTS: Final = frozenset(("node.insert", "node.upsert", "node.inset"))
 
@@ -90,7 +91,9 @@ class VuerDialect:
         return [entry]
 
     def _trim(self, rows: Overlay, head: int, every: int) -> None:
-        if head - rows.floor >= max(every, self._keep + 1):
+        kept = head - rows.floor
+        big = rows.bytes_kept > TAIL_BYTES_MAX and kept >= 2 * self._keep
+        if big or kept >= max(every, self._keep + 1):
             rows.trim_to = head - self._keep
 
     # -- apply -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from actors.dialects.vuer.node import Node, from_wire, to_wire
 from actors.dialects.vuer.otypes import apply_ops
 from actors.dialects.vuer.scene import Scene
 from actors.dialects.vuer.undo import fold, undone_at_end
+from actors.dialects.vuer.values import deep_equal
 from actors.rows import Overlay, Row
 from actors.types import Entry
 
@@ -111,7 +112,7 @@ class Room:
         for key in self.rows.ids(BASES) - {""} | scene.changed.keys():
             new = scene.changed.get(key) or self.base(key) or Node(key=key)
             old = self.node(key)
-            if to_wire(new) != to_wire(old or Node(key=key)):
+            if not _same(new, old or Node(key=key)):
                 changed[key] = new
         self._store(changed, scene.root_key, entry.seq)
         seqs = {before.cause: before.seq for before in history}
@@ -140,6 +141,21 @@ class Room:
             rev = 1 if self._tree is None else self._tree.rev + 1
             self._tree = Row({"rootKey": root_key, "nodes": count}, rev, seq, 0)
             rows.replace(ROOM, TREE, self._tree)
+
+
+def _same(a: Node, b: Node) -> bool:
+    """Whether two nodes of one key agree in all that is hashed."""
+    if a is b:
+        return True
+    if (a.id, a.tag, a.name, a.parent, a.ins, a.del_, a.par, a.lamport) != (
+        b.id, b.tag, b.name, b.parent, b.ins, b.del_, b.par, b.lamport,
+    ):  # fmt: skip
+        return False
+    if a.lww != b.lww or a.children != b.children or not deep_equal(a.props, b.props):
+        return False
+    return a.text.keys() == b.text.keys() and all(
+        a.text[path].wire() == b.text[path].wire() for path in a.text
+    )
 
 
 def rebased(rows: Overlay, floor: int, history: Sequence[Entry]) -> None:

@@ -1,0 +1,335 @@
+"""Rooms over a journal and a broker: what connections share, and who is in which room.
+
+    server = RTCServer(journal=JournalService(), broker=InMemoryBroker())
+    connection = server.connect(send, "room", "alice", user)   # send: callable(str | bytes)
+    connection.handle_message(text)
+
+`authorize(user, room_id, action)` is asked for `join`, `write` and `undo_any`, may be async, and
+may only say True. Without one everybody may join and write, and nobody undo what others did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from actors.types import Address, Batch
+from edge.auth import Principal
+from edge.dialects.vuer import frames as f
+from edge.dialects.vuer.actor_broker import ActorBroker
+from edge.dialects.vuer.broker import InMemoryBroker, RoomBroker
+from edge.dialects.vuer.connection import REPLACED, RtcConnection
+from edge.dialects.vuer.feed import RoomFeed
+from edge.dialects.vuer.journal import JournalService
+from edge.dialects.vuer.relay import BrokerTaps
+from edge.dialects.vuer.rooms import TENANT, room_address, room_of
+from edge.dialects.vuer.roster import Roster
+from edge.feed import Feeds
+from edge.sending import CallableSink, Send
+from edge.wire import Frames
+from infra import clock
+from infra import limits as house
+from infra.errors import AuthError
+from infra.tasks import TaskOwner
+
+log = logging.getLogger("holdfast.vuer")
+
+TICK_S = 1.0
+GOING_AWAY = 1001
+Authorize = Callable[[Any, str, str], "bool | Awaitable[bool]"]
+Identify = Callable[[web.Request], "Any | Awaitable[Any]"]
+
+
+class RTCServer:
+    """Use `aclose`, or `async with`. `now_ms` and `monotonic` are for tests."""
+
+    def __init__(
+        self, journal: JournalService | None = None, broker: RoomBroker | None = None,
+        authorize: Authorize | None = None, *, now_ms: Callable[[], int] = clock.now_ms,
+        monotonic: Callable[[], float] = clock.monotonic,
+    ) -> None:  # fmt: skip
+        self.journal = journal or JournalService()
+        self.broker: RoomBroker = broker or InMemoryBroker()
+        self.now_ms = now_ms
+        self.monotonic = monotonic
+        self.connections: set[RtcConnection] = set()
+        self._authorize = authorize
+        self._rosters: dict[Address, Roster[RtcConnection]] = {}
+        self._tasks = TaskOwner()
+        self._relay: BrokerTaps | None = None
+        self._ticking = False
+        self._closed = False
+        if isinstance(self.broker, ActorBroker):
+            taps: Any = self.broker.port
+        else:
+            taps = self._relay = BrokerTaps(self.broker, self.journal.repository)
+        self.feeds = Feeds(taps, _unused, RoomFeed)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection with 1001, then the broker's streams and the journal."""
+        if self._closed:
+            return
+        self._closed = True
+        for connection in list(self.connections):
+            connection.end(GOING_AWAY, "going away")
+        await self._tasks.aclose()
+        if self._relay is not None:
+            await self._relay.aclose()
+        elif isinstance(self.broker, ActorBroker):
+            await self.broker.aclose()
+        await self.journal.close()
+
+    # -- connecting --------------------------------------------------------------------------------
+
+    def connect(
+        self, send: Send | Any, room_id: str, session_id: str, user: Any = None, *,
+        format: f.Format = f.JSON,
+    ) -> RtcConnection:  # fmt: skip
+        """A client over any carrier: `send` takes one frame (text for JSON, bytes for msgpack) and
+        may be async; what it raises ends the connection. Raises ProtocolError for a bad name.
+        """
+        call: Send = send.send if hasattr(send, "send") else send
+        found: list[RtcConnection] = []
+        sink = CallableSink(call, self._tasks, lambda _code, _reason: found[0].close())
+        principal = Principal(id=str(user), tenant=TENANT, claims={"user": user})
+        connection = RtcConnection(self, sink, room_id, session_id, principal, format)
+        connection.watches_silence = True  # nobody else does
+        found.append(connection)
+        self.admit(connection)
+        return connection
+
+    def admit(self, connection: RtcConnection) -> None:
+        """One more connection, not joined yet."""
+        self.connections.add(connection)
+        if not self._ticking:
+            self._ticking = True
+            self.spawn(self._tick_forever(), "tick")
+
+    def forget(self, connection: RtcConnection) -> None:
+        """The connection has ended."""
+        self.connections.discard(connection)
+
+    def routes(
+        self, app: web.Application, path: str = "/rtc/{roomId}", *, identify: Identify | None = None
+    ) -> None:
+        """Add the socket's route. `identify(request)` gives the user, and raises AuthError for
+        nobody; without it everyone is the user None.
+        """
+        from edge.dialects.vuer.http import add_route
+
+        async def principal_of(request: web.Request) -> Principal:
+            user = None if identify is None else identify(request)
+            if inspect.isawaitable(user):
+                user = await user
+            return Principal(id=str(user), tenant=TENANT, claims={"user": user})
+
+        add_route(app, path, self, principal_of)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run it until it ends or the server does."""
+        try:
+            self._tasks.spawn(work, name=f"vuer-{name}")
+        except RuntimeError:
+            return  # closing: nobody is served any more
+
+    def address(self, room_id: str, tenant: str = TENANT) -> Address:
+        """Where the room's ledger is. Raises ProtocolError."""
+        return room_address(room_id, tenant)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no new message is taken any more."""
+        return self._closed
+
+    async def may(self, principal: Principal, address: Address, action: str) -> bool:
+        """Whether the user may `join`, `write` or `undo_any` there. Never raises."""
+        if self._authorize is None:
+            return action != "undo_any"
+        try:
+            async with asyncio.timeout(house.AUTHORIZE_WAIT_S):
+                answer = self._authorize(principal.claims.get("user"), room_of(address), action)
+                return (await answer if inspect.isawaitable(answer) else answer) is True
+        except AuthError:
+            return False
+        except Exception:  # user code: whatever is wrong with it must not open a door
+            log.exception("authorize failed action=%s", action)
+            return False
+
+    # -- rooms -------------------------------------------------------------------------------------
+
+    async def clear_room(self, room_id: str, tenant: str = TENANT) -> None:
+        """Begin the room anew: a new epoch, an empty graph, no members. Sockets stay, and get
+        `reset` and `state`; who is still there is a member again with its next heartbeat.
+        """
+        address = self.address(room_id, tenant)
+        await self.journal.start()
+        self._rosters.pop(address, None)
+        if not isinstance(self.broker, ActorBroker):
+            await self.journal.repository.clear(address)
+        await self.broker.clear_room(room_id)
+
+    # -- members -----------------------------------------------------------------------------------
+
+    def enter(self, connection: RtcConnection) -> bool:
+        """Make the connection its session's; whether the session is new. Raises ProtocolError."""
+        roster = self._rosters.setdefault(connection.address, Roster())
+        try:
+            replaced, fresh = roster.join(
+                connection.session_id, connection.user_id, connection, self.now_ms()
+            )
+        finally:
+            if not roster:
+                del self._rosters[connection.address]
+        if replaced is not None:
+            replaced.end(REPLACED, "this session was joined elsewhere")
+        self._mirror(connection)
+        return fresh
+
+    def gone(self, connection: RtcConnection) -> None:
+        """The socket has ended; its member is kept for a while."""
+        roster = self._rosters.get(connection.address)
+        session = connection.session_id
+        if roster is not None and roster.gone(session, connection, self.monotonic()):
+            self._mirror(connection)
+            if roster.hide(session):
+                self._tell_presence_of(connection.address, session, None)
+
+    def leave(self, connection: RtcConnection) -> None:
+        """The session has said goodbye."""
+        roster = self._rosters.get(connection.address)
+        if roster is not None and roster.leave(connection.session_id, connection):
+            self._left(connection.address, [connection.session_id])
+
+    def seen(self, connection: RtcConnection, vector_clock: dict[str, int] | None) -> None:
+        """A heartbeat; after a clear it makes the session a member again."""
+        roster = self._rosters.get(connection.address)
+        if roster is None or roster.state(connection.session_id) is None:
+            self.enter(connection)
+            self.tell_joined(connection)
+            roster = self._rosters[connection.address]
+        roster.seen(connection.session_id, vector_clock, self.now_ms())
+        self._mirror(connection)
+
+    async def members_of(self, connection: RtcConnection) -> list[dict[str, Any]]:
+        """Everyone in the room, with what they point at."""
+        states = await self.broker.get_members(_key(connection.address))
+        roster = self._rosters.get(connection.address)
+        presences = {} if roster is None else roster.presences()
+        own = None if roster is None else roster.state(connection.session_id)
+        if own is not None:
+            states[connection.session_id] = own
+        return [
+            {**msgspec.to_builtins(state), "presence": presences.get(session)}
+            for session, state in states.items()
+        ]
+
+    def tell_joined(self, connection: RtcConnection) -> None:
+        """Tell the others of a session that is new."""
+        roster = self._rosters.get(connection.address)
+        state = None if roster is None else roster.state(connection.session_id)
+        if state is not None:
+            frame = {"mtype": "members", "joined": [state], "left": []}
+            self._tell(connection.address, frame, but=connection)
+
+    def _left(self, address: Address, sessions: list[str]) -> None:
+        self._tell(address, {"mtype": "members", "joined": [], "left": sessions})
+        if not self._rosters.get(address):
+            self._rosters.pop(address, None)
+        for session in sessions:
+            self.spawn(self.broker.remove_member(_key(address), session), "member")
+
+    def _mirror(self, connection: RtcConnection) -> None:
+        """Have the broker know what the roster knows."""
+        roster = self._rosters.get(connection.address)
+        state = None if roster is None else roster.state(connection.session_id)
+        if state is not None:
+            work = self.broker.set_member(_key(connection.address), connection.session_id, state)
+            self.spawn(work, "member")
+
+    def _tell(
+        self, address: Address, frame: dict[str, Any], *, but: RtcConnection | None = None
+    ) -> None:
+        """Send to every joined socket of the room; each format is made once."""
+        shared: dict[f.Format, Frames] = {}
+        for connection in self._joined(address):
+            if connection is not but:
+                format = connection.format
+                if format not in shared:
+                    shared[format] = Frames([format.encode(frame)])
+                connection.tell_shared(shared[format])
+
+    def _joined(self, address: Address) -> list[RtcConnection]:
+        roster = self._rosters.get(address)
+        return [] if roster is None else roster.holders()
+
+    # -- presence ----------------------------------------------------------------------------------
+
+    def present(self, connection: RtcConnection, state: Any) -> None:
+        """A new presence state: told now, or as soon as the session may tell one again."""
+        roster = self._rosters.get(connection.address)
+        if roster is None:
+            return
+        wait_s = roster.present(connection.session_id, state, self.monotonic())
+        if wait_s is None:
+            return
+        if wait_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(wait_s, self._tell_presence, connection)
+        else:
+            self._tell_presence(connection)
+
+    def _tell_presence(self, connection: RtcConnection) -> None:
+        roster = self._rosters.get(connection.address)
+        if roster is None:
+            return
+        due, state = roster.tell(connection.session_id, self.monotonic())
+        if due:
+            self._tell_presence_of(connection.address, connection.session_id, state)
+
+    def _tell_presence_of(self, address: Address, session: str, state: Any) -> None:
+        shared: dict[f.Format, Frames] = {}
+        frame = {"mtype": "presence", "sessionId": session, "state": state}
+        for other in self._joined(address):
+            if other.session_id != session:
+                if other.format not in shared:
+                    shared[other.format] = Frames([other.format.encode(frame)])
+                other.show(session, state, shared[other.format])
+
+    # -- time --------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Every second: close the silent, remove members who have been gone for long."""
+        now = self.monotonic()
+        for connection in list(self.connections):
+            connection.tick(now)
+        for address, roster in list(self._rosters.items()):
+            left = roster.expire(now)
+            if left:
+                self._left(address, left)
+
+
+def _key(address: Address) -> str:
+    """The room as the broker knows it: by its name, and no two tenants' rooms are the same."""
+    room_id = room_of(address)
+    return room_id if address.tenant == TENANT else f"{address.tenant}\n{room_id}"
+
+
+def _unused(scope: str, batch: Batch, batched: bool) -> Frames:
+    raise AssertionError("RoomFeed makes its own frames")
