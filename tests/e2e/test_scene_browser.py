@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -58,15 +56,6 @@ def site() -> Iterator[str]:
             thread.join()
 
 
-def has_rooms(server: ServerProcess) -> bool:
-    """Whether the server has the dialect at all."""
-    try:
-        urllib.request.urlopen(f"{server.url}/rtc/demo?sessionId=probe", timeout=10).close()
-    except urllib.error.HTTPError as error:
-        return error.code != 404
-    return True
-
-
 def cubes(window: Watched, wanted: str) -> None:
     window.page.wait_for_function(CUBES, arg=wanted)
 
@@ -93,8 +82,6 @@ def test_two_windows(tmp_path: Path, site: str) -> None:
         watched(browser, site, server.url, **light) as ann,
         watched(browser, site, server.url, **narrow) as bob,
     ):
-        if not has_rooms(server):
-            pytest.skip("this server has no vuer-rtc rooms")
         for window, name in ((ann, "Ann"), (bob, "Bob")):
             window.page.goto(f"{site}/index.html?server={server.url}&name={name}")
             cubes(window, start)
