@@ -58,6 +58,7 @@ from edge.client import (
     SyncError,
     follow_scope,
     starkeep,
+    vuer,
 )
 from edge.config import (
     Config,
@@ -100,6 +101,32 @@ from edge.dialects.stratasync.declared import (
     SocketHooks,
     StrataSocket,
 )
+from edge.dialects.vuer.actor_broker import (
+    ActorBroker,
+)
+from edge.dialects.vuer.broker import (
+    InMemoryBroker,
+    RoomBroker,
+)
+from edge.dialects.vuer.journal import (
+    JournalService,
+    Processed,
+)
+from edge.dialects.vuer.repositories import (
+    Document,
+    DocumentRepository,
+    InMemoryRepository,
+    JournalRepository,
+    LedgerRepository,
+    SessionRecord,
+    SessionRepository,
+)
+from edge.dialects.vuer.roster import (
+    MemberState,
+)
+from edge.dialects.vuer.server import (
+    RTCServer,
+)
 from edge.embed import (
     embed,
 )
@@ -127,6 +154,7 @@ __all__ = [
     "MODEL_ID",
     "Action",
     "Actor",
+    "ActorBroker",
     "ActorSyncLedger",
     "Alarm",
     "Allow",
@@ -143,22 +171,35 @@ __all__ = [
     "Cursor",
     "Decision",
     "Deny",
+    "Document",
+    "DocumentRepository",
     "EntityStore",
     "Field",
     "Grant",
     "HoldfastError",
     "HttpSyncHandler",
     "HubConnection",
+    "InMemoryBroker",
+    "InMemoryRepository",
     "InMemorySyncLedger",
     "InProcessBus",
+    "JournalRepository",
+    "JournalService",
+    "LedgerRepository",
+    "MemberState",
     "PatchError",
     "Principal",
+    "Processed",
     "PublishError",
     "PublishLimits",
     "PublishResult",
     "Published",
+    "RTCServer",
+    "RoomBroker",
     "ScopeCursors",
     "ScopeView",
+    "SessionRecord",
+    "SessionRepository",
     "SimpleCursor",
     "SnapshotInfo",
     "SocketContext",
@@ -195,4 +236,5 @@ __all__ = [
     "starkeep",
     "sync_application",
     "view_id",
+    "vuer",
 ]
