@@ -10,6 +10,7 @@ from edge.application import Application
 from edge.config import Config
 from edge.dialects.asterql import http as asterql
 from edge.dialects.stratasync import http as stratasync
+from edge.dialects.vuer import http as vuer
 from edge.requests import SERVER, answer_errors
 from edge.server import Server
 from infra.errors import ConfigError
@@ -21,9 +22,9 @@ def embed(
 ) -> Server:  # fmt: skip
     """Serve the application's databases on `site`, under `prefix`; call before `site` starts.
 
-    The ledgers open and close with the site (`config.data_dir`). AsterQL is mounted where the
-    application authenticates, StrataSync where it declares models. CORS and everything in front of
-    the routes are the site's own. Raises ConfigError where neither is declared.
+    The ledgers open and close with the site (`config.data_dir`). AsterQL and rooms are mounted
+    where the application authenticates, StrataSync where it declares models. CORS and everything in
+    front of the routes are the site's own. Raises ConfigError where neither is declared.
     """
     config = config or Config()
     if application.authenticator is None and application.declared_strata is None:
@@ -33,6 +34,7 @@ def embed(
     if application.authenticator is not None:
         site.middlewares.append(answer_errors)
         asterql.add_routes(site, prefix + asterql.BASE)
+        vuer.add_routes(site, server.rooms, config.rtc_root, prefix)
     if server.strata is not None:
         stratasync.add_routes(site, server.strata, prefix)
 
