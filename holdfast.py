@@ -59,6 +59,7 @@ from edge.client import (
     follow_scope,
     para,
     starkeep,
+    vuer,
 )
 from edge.config import (
     Config,
@@ -125,6 +126,32 @@ from edge.dialects.stratasync.declared import (
     SocketHooks,
     StrataSocket,
 )
+from edge.dialects.vuer.actor_broker import (
+    ActorBroker,
+)
+from edge.dialects.vuer.broker import (
+    InMemoryBroker,
+    RoomBroker,
+)
+from edge.dialects.vuer.journal import (
+    JournalService,
+    Processed,
+)
+from edge.dialects.vuer.repositories import (
+    Document,
+    DocumentRepository,
+    InMemoryRepository,
+    JournalRepository,
+    LedgerRepository,
+    SessionRecord,
+    SessionRepository,
+)
+from edge.dialects.vuer.roster import (
+    MemberState,
+)
+from edge.dialects.vuer.server import (
+    RTCServer,
+)
 from edge.embed import (
     embed,
 )
@@ -163,6 +190,7 @@ __all__ = [
     "MODEL_ID",
     "Action",
     "Actor",
+    "ActorBroker",
     "ActorSyncLedger",
     "Alarm",
     "Allow",
@@ -181,29 +209,42 @@ __all__ = [
     "Cursor",
     "Decision",
     "Deny",
+    "Document",
+    "DocumentRepository",
     "EntityStore",
     "Field",
     "Grant",
     "HoldfastError",
     "HttpSyncHandler",
     "HubConnection",
+    "InMemoryBroker",
+    "InMemoryRepository",
     "InMemorySyncLedger",
     "InProcessBus",
     "Intent",
     "IntentRejected",
+    "JournalRepository",
+    "JournalService",
+    "LedgerRepository",
+    "MemberState",
     "ParseGateError",
     "PatchError",
     "Principal",
+    "Processed",
     "PublishError",
     "PublishLimits",
     "PublishResult",
     "Published",
     "PutResult",
     "QueryAuthority",
+    "RTCServer",
     "RedisBus",
+    "RoomBroker",
     "SchemaSkew",
     "ScopeCursors",
     "ScopeView",
+    "SessionRecord",
+    "SessionRepository",
     "SharedBus",
     "SimpleCursor",
     "SnapshotInfo",
@@ -247,4 +288,5 @@ __all__ = [
     "starkeep",
     "sync_application",
     "view_id",
+    "vuer",
 ]

@@ -11,6 +11,7 @@ from edge.config import Config
 from edge.dialects.asterql import http as asterql
 from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
+from edge.dialects.vuer import http as vuer
 from edge.requests import SERVER, answer_errors
 from edge.server import Server
 from infra.errors import ConfigError
@@ -22,9 +23,9 @@ def embed(
 ) -> Server:  # fmt: skip
     """Serve the application's databases on `site`, under `prefix`; call before `site` starts.
 
-    The ledgers open and close with the site (`config.data_dir`). AsterQL is mounted where the
-    application authenticates, para-sync where it declares objects besides, StrataSync where it
-    declares models. CORS and everything in front of the routes are the site's own. Raises
+    The ledgers open and close with the site (`config.data_dir`). AsterQL and rooms are mounted
+    where the application authenticates, para-sync where it declares objects besides, StrataSync
+    where it declares models. CORS and everything in front of the routes are the site's own. Raises
     ConfigError where neither is declared.
     """
     config = config or Config()
@@ -37,6 +38,7 @@ def embed(
         asterql.add_routes(site, prefix + asterql.BASE)
         if server.para is not None:
             para.add_routes(site, server.para, prefix)
+        vuer.add_routes(site, server.rooms, config.rtc_root, prefix)
     if server.strata is not None:
         stratasync.add_routes(site, server.strata, prefix)
 

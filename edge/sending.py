@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from edge.wire import Frames, Message
 from infra import limits
@@ -21,8 +21,26 @@ log = logging.getLogger("holdfast.hub")
 Send = Callable[[Any], Any]
 
 
+class Sink(Protocol):
+    """Where a connection's frames go. `congested`: what is sent now is only piling up."""
+
+    congested: bool
+
+    def send(self, texts: Sequence[Message]) -> None:
+        """Frames for this client alone."""
+
+    def send_shared(self, frames: Frames) -> None:
+        """Frames that others get alike."""
+
+    async def drained(self) -> None:
+        """Returns once not congested, or closed."""
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection after what was sent."""
+
+
 class CallableSink:
-    """`on_end(code, reason)` is called once: by `close`, or where a send has failed."""
+    """A Sink. `on_end(code, reason)` is called once: by `close`, or where a send has failed."""
 
     def __init__(
         self, send: Send, tasks: TaskOwner, on_end: Callable[[int, str], None], *,

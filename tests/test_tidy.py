@@ -111,6 +111,7 @@ SHELL: set[str] = {
     "edge/client/starkeep/transport.py",
     "edge/client/starkeep/types.py",
     "edge/client/transport.py",
+    "edge/client/vuer/client.py",
     "edge/config_sources.py",
     "edge/contents.py",
     "edge/dialects/asterql/connection.py",

@@ -53,8 +53,13 @@ class Peer(Protocol):
 class Transport:
     """Sockets one after the other, and GET requests, with the same token."""
 
-    def __init__(self, base: str, token: Token, session: aiohttp.ClientSession | None) -> None:
+    def __init__(
+        self, base: str, token: Token, session: aiohttp.ClientSession | None, *,
+        address: str | None = None,
+    ) -> None:  # fmt: skip
+        """`address` is the socket's where it is not AsterQL's below `base`."""
         self._base = base
+        self._address = address or socket_url(base)
         self._token = token
         self._session = session
         self._own_session = session is None
@@ -137,7 +142,7 @@ class Transport:
         import aiohttp
 
         return await self._http().ws_connect(
-            socket_url(self._base),
+            self._address,
             headers=await self._headers(),
             max_msg_size=FRAME_BYTES_IN_MAX,
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WAIT_S),

@@ -6,14 +6,16 @@ Waiting is always for a frame to arrive, never for time to pass.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from edge.server import Server
-from tests.support.app import PATIENCE_S, url_of
+from tests.support.app import PATIENCE_S, running, url_of
 
 Json = dict[str, Any]
 ROOM = "studio"
@@ -84,7 +86,11 @@ class Peer:
         join = {name: options.pop(name) for name in ("since", "epoch", "mode", "presence")
                 if name in options}  # fmt: skip
         peer = await cls.connect(server, session, **options)
-        await peer.join(**join)
+        try:
+            await peer.join(**join)
+        except BaseException:
+            await peer.close()
+            raise
         return peer
 
     async def send(self, *frames: Json) -> None:
@@ -159,3 +165,14 @@ class Peer:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+@asynccontextmanager
+async def pair(directory: Path, **config: Any) -> AsyncIterator[tuple[Server, Peer, Peer]]:
+    """A server, and `ann` and `bob` in the room."""
+    async with (
+        running(directory, **config) as server,
+        await Peer.joined(server, "ann") as ann,
+        await Peer.joined(server, "bob") as bob,
+    ):
+        yield server, ann, bob

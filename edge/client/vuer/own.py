@@ -85,6 +85,10 @@ class Own:
             if (message.server_seq or 0) <= durable_seq:
                 del self._unsafe[message.id]
 
+    def forget(self) -> None:
+        """Keep nothing of what has a number."""
+        self._unsafe.clear()
+
     def refill(self, durable_seq: int) -> None:
         """Another epoch: what was not safe is pending again, before what never had a number."""
         self.safe(durable_seq)

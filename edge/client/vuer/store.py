@@ -267,6 +267,17 @@ class GraphStore:
             self._floor = (self.floor_seq, floor_at)
         return self.pending
 
+    def clear(self) -> None:
+        """The room was cleared: what was acknowledged in it is not brought back."""
+        self._own.forget()
+
+    def bind(
+        self, *, on_send: Send, on_sync: Callable[[int], None],
+        on_error: Callable[[VuerRefusal], None],
+    ) -> None:  # fmt: skip
+        """Have these called from now on, in place of those it was made with."""
+        self._on_send, self._on_sync, self._on_error = on_send, on_sync, on_error
+
     def settle(self, *, floor_seq: int, floor_at: int, durable_seq: int) -> None:
         """What acks and heartbeats tell: the server's floor, and what is safe."""
         self._floor = (floor_seq, floor_at)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.types import Bounds, Resync
 from edge.auth import Principal
@@ -22,6 +22,7 @@ from edge.dialects.vuer import frames as f
 from edge.dialects.vuer import limits
 from edge.dialects.vuer.answers import Answers
 from edge.dialects.vuer.feed import META, RoomBatch
+from edge.sending import Sink
 from edge.wire import Frames, Message
 from infra.errors import HoldfastError, ProtocolError
 
@@ -37,17 +38,6 @@ FORBIDDEN: Final = 4403
 SILENT: Final = 4408
 REPLACED: Final = 4409
 CLEAR_JUMP: Final = 2**20
-
-
-class Sink(Protocol):
-    """Where a connection's frames go. `congested`: what is sent now is only piling up."""
-
-    congested: bool
-
-    def send(self, texts: Sequence[Message]) -> None: ...
-    def send_shared(self, frames: Frames) -> None: ...
-    async def drained(self) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
 
 
 class RtcConnection:
@@ -75,8 +65,9 @@ class RtcConnection:
         self._behind = False  # reads the journal, or will
         self._restate = False  # has to be sent a whole `state` first
         self._synced: list[Any] = []  # request ids of syncs that are being answered
-        self._answers = Answers(format, self._send)
+        self._answers = Answers(format, self.tell_all)
         self._missed: dict[str, Any] = {}  # presence that came while congested
+        self._early: list[Frames] | None = []  # of others, before the first `state`
         self._may_write: bool | None = None  # None: not asked yet
         self._may_undo_any = False
         self._inbox: deque[tuple[f.Inbound, int]] = deque()
@@ -168,7 +159,7 @@ class RtcConnection:
         self._take(data, binary=True)
 
     def received(self) -> None:
-        """That was the last of them."""
+        """Nothing is gathered here."""
 
     def protocol_error(self, code: str, message: str, re: str | None = None) -> None:
         """Answer `error`; a connection that goes on so is closed."""
@@ -204,10 +195,10 @@ class RtcConnection:
 
     def tell(self, frame: dict[str, Any]) -> None:
         """Send one frame to this client alone."""
-        if not self.closed:
-            self.sink.send([self.format.encode(frame)])
+        self.tell_all([self.format.encode(frame)])
 
-    def _send(self, messages: Sequence[Message]) -> None:
+    def tell_all(self, messages: Sequence[Message]) -> None:
+        """Send frames to this client alone."""
         if messages and not self.closed:
             self.sink.send(messages)
 
@@ -309,15 +300,16 @@ class RtcConnection:
         journal, graph = self._server.journal, self._mode == "graph"
         found = await journal.bootstrap(self.address, since, epoch, graph=graph)
         members = await self._server.members_of(self)
-        if self._over():
-            return
         message = await journal.run(lambda: f.state(self.format, found, members))
         if self._over():
             return
         self.sink.send([message])
+        early, self._early = self._early, None
+        for shared in early or ():
+            self.sink.send_shared(shared)
         self._restate = False
         self.cursor = found.last
-        self._send(self._answers.upto(found.last, found.bounds))
+        self.tell_all(self._answers.upto(found.last, found.bounds))
         self._settle_place()
 
     def _settle_place(self) -> None:
@@ -479,19 +471,21 @@ class RtcConnection:
 
     def show(self, session_id: str, state: Any, shared: Frames) -> None:
         """Another session's presence; kept for later where the socket does not drain."""
-        if self.closed or self._feed is None:
+        if not self.sink.congested or self._feed is None:
+            self.tell_shared(shared)
             return
-        if self.sink.congested:
-            self._missed[session_id] = state
-            self._behind = True
-            self._feed.live.pop(self, None)
-            self._work()
-        else:
-            self.sink.send_shared(shared)
+        self._missed[session_id] = state
+        self._behind = True
+        self._feed.live.pop(self, None)
+        self._work()
 
     def tell_shared(self, shared: Frames) -> None:
         """A frame that all in the room get alike."""
-        if not self.closed and self._feed is not None:
+        if self.closed:
+            return
+        if self._early is not None:
+            self._early.append(shared)
+        else:
             self.sink.send_shared(shared)
 
     def _tell_missed(self) -> None:

@@ -22,7 +22,7 @@ from infra.errors import AuthError, HoldfastError
 Identify = Callable[[web.Request], Awaitable[Principal]]
 
 
-def add_routes(app: web.Application, rooms: RTCServer, root: str = "") -> None:
+def add_routes(app: web.Application, rooms: RTCServer, root: str = "", prefix: str = "") -> None:
     """Mount the dialect on a server of ours; `root` is the room that `/rtc` stands for, too."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -38,9 +38,9 @@ def add_routes(app: web.Application, rooms: RTCServer, root: str = "") -> None:
 
         return await _upgrade(request, rooms, room_id, principal, server.sockets, opened)
 
-    app.router.add_get("/rtc/{roomId}", handle, allow_head=False)
+    app.router.add_get(prefix + "/rtc/{roomId}", handle, allow_head=False)
     if root:
-        app.router.add_get("/rtc", handle, allow_head=False)
+        app.router.add_get(prefix + "/rtc", handle, allow_head=False)
 
 
 def add_route(app: web.Application, path: str, rooms: RTCServer, identify: Identify) -> None:

@@ -37,13 +37,14 @@ class SessionTaken(ProtocolError):
 
 
 class _Member(Generic[H]):
-    __slots__ = ("due", "gone_at", "holder", "sent_at", "state", "told", "unsent", "user")
+    __slots__ = ("due", "gone_at", "holder", "listed", "sent_at", "state", "told", "unsent", "user")
 
     def __init__(self, user: str, state: MemberState) -> None:
         self.user = user
         self.state = state
         self.holder: H | None = None
         self.gone_at: float | None = None
+        self.listed = True
         self.told: Any = None  # presence as the others know it
         self.unsent: Any = None
         self.due = False  # `unsent` waits for its time
@@ -61,12 +62,12 @@ class Roster(Generic[H]):
 
     def states(self) -> list[MemberState]:
         """Everyone, in the order of joining."""
-        return [member.state for member in self._members.values()]
+        return [member.state for member in self._members.values() if member.listed]
 
     def state(self, session: str) -> MemberState | None:
         """One of them."""
         member = self._members.get(session)
-        return None if member is None else member.state
+        return member.state if member is not None and member.listed else None
 
     def holder(self, session: str) -> H | None:
         """Whose socket speaks for the session."""
@@ -95,17 +96,23 @@ class Roster(Generic[H]):
             raise SessionTaken("this session is another user's")
         previous, member.holder = member.holder, holder
         member.gone_at = None
+        fresh, member.listed = fresh or not member.listed, True
         member.state = msgspec.structs.replace(member.state, last_seen=at, connected=True)
         return (None if previous is holder else previous), fresh
 
-    def seen(self, session: str, clock: Mapping[str, int] | None, at: int) -> MemberState | None:
-        """A heartbeat."""
+    def seen(
+        self, session: str, holder: H, clock: Mapping[str, int] | None, at: int
+    ) -> tuple[MemberState, bool] | None:
+        """A heartbeat: (the member, whether it is new on the list); None where it is not the
+        holder's to say.
+        """
         member = self._members.get(session)
-        if member is None:
+        if member is None or member.holder is not holder:
             return None
+        fresh, member.listed = not member.listed, True
         known = member.state.vector_clock if clock is None else dict(clock)
         member.state = msgspec.structs.replace(member.state, vector_clock=known, last_seen=at)
-        return member.state
+        return member.state, fresh
 
     def gone(self, session: str, holder: H, now: float) -> MemberState | None:
         """The socket has ended; None where it did not speak for the session any more."""
@@ -124,6 +131,12 @@ class Roster(Generic[H]):
             return False
         del self._members[session]
         return True
+
+    def empty(self) -> None:
+        """Nobody is a member any more; who has a socket is one again with its next heartbeat."""
+        self._members = {s: m for s, m in self._members.items() if m.holder is not None}
+        for member in self._members.values():
+            member.listed, member.told, member.unsent = False, None, None
 
     def expire(self, now: float) -> list[str]:
         """Remove who has been gone for MEMBER_TTL_S, and say who they were."""

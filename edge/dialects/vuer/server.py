@@ -175,10 +175,14 @@ class RTCServer:
         """
         address = self.address(room_id, tenant)
         await self.journal.start()
-        self._rosters.pop(address, None)
-        if not isinstance(self.broker, ActorBroker):
-            await self.journal.repository.clear(address)
-        await self.broker.clear_room(room_id)
+        if (roster := self._rosters.get(address)) is not None:
+            roster.empty()
+        await self.journal.repository.clear(address)
+        key = _key(address)
+        for session in await self.broker.get_members(key):
+            await self.broker.remove_member(key, session)
+        if not isinstance(self.broker, ActorBroker):  # whose rooms are the repository's
+            await self.broker.clear_room(key)
 
     # -- members -----------------------------------------------------------------------------------
 
@@ -215,12 +219,13 @@ class RTCServer:
     def seen(self, connection: RtcConnection, vector_clock: dict[str, int] | None) -> None:
         """A heartbeat; after a clear it makes the session a member again."""
         roster = self._rosters.get(connection.address)
-        if roster is None or roster.state(connection.session_id) is None:
-            self.enter(connection)
-            self.tell_joined(connection)
-            roster = self._rosters[connection.address]
-        roster.seen(connection.session_id, vector_clock, self.now_ms())
-        self._mirror(connection)
+        found = roster and roster.seen(
+            connection.session_id, connection, vector_clock, self.now_ms()
+        )
+        if found:
+            self._mirror(connection)
+            if found[1]:
+                self.tell_joined(connection)
 
     async def members_of(self, connection: RtcConnection) -> list[dict[str, Any]]:
         """Everyone in the room, with what they point at."""
