@@ -190,9 +190,11 @@ class Supervisor:
             delay_s = min(DELAY_S_MAX, delay_s * 2)
 
     async def _run(self, child: _Child) -> int:
+        # An edge writes to no ledger, and its clients may keep it for as long as it drains.
+        held = () if child.role == "edge" else (self._lock_fd,)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edge.cli", child.role, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, pass_fds=(self._lock_fd,), start_new_session=True,
+            stdout=asyncio.subprocess.PIPE, pass_fds=held, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )  # fmt: skip
         child.process = process
