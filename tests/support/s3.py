@@ -93,7 +93,7 @@ def rclone(folder: Path) -> Iterator[S3Server]:
     key = f"{CREDENTIALS['AWS_ACCESS_KEY_ID']},{CREDENTIALS['AWS_SECRET_ACCESS_KEY']}"
     command = [_script("rclone"), "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", key, "--config", str(folder / "none.conf")]
-    command += ["--dir-cache-time", "0s"]  # a bucket made later is seen at once
+    command += ["--dir-cache-time", "1ms"]  # a bucket made later is seen at once
     log = folder / "rclone.log"
     with _running(command, log) as process:
         _wait_for_port(process, port, log)
