@@ -143,12 +143,26 @@ def is_actor(pid: int) -> bool:
         return False
 
 
+def until_listening(url: str) -> None:
+    """An edge may be killed before the one that was killed earlier is back."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            get(url + "/healthz")
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
+
+
 def test_a_supervised_server_survives_every_process_of_its(tmp_path: Path) -> None:
     flags = ("dev", "--edges", "2", "--actors", "2")
     draw = random.Random(7)
     with ServerProcess(tmp_path, *flags) as server:
         seqs = []
         for turn in range(4):
+            until_listening(server.url)
             seqs += [server.publish(scope, "message:m1", {"n": turn}) for scope in SCOPES]
             children = children_of(server.pid)
             assert len(children) == 4
@@ -157,6 +171,7 @@ def test_a_supervised_server_survives_every_process_of_its(tmp_path: Path) -> No
             while victim in children_of(server.pid) or len(children_of(server.pid)) < 4:
                 time.sleep(0.01)  # the supervisor is about to see it
         assert seqs == [turn + 1 for turn in range(4) for _ in SCOPES]
+        until_listening(server.url)
         assert len(get(server.url + "/v1/scopes")["scopes"]) == len(SCOPES)
         assert server.stop() == 0
     # The files are where one process looks for them, and any other number of processes.
