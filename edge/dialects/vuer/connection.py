@@ -10,9 +10,10 @@ to `cursor` has been sent.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.types import Bounds, Resync
@@ -70,9 +71,10 @@ class RtcConnection:
         self._early: list[Frames] | None = []  # of others, before the first `state`
         self._may_write: bool | None = None  # None: not asked yet
         self._may_undo_any = False
-        self._inbox: deque[tuple[f.Inbound, int]] = deque()
+        self._inbox: deque[f.Inbound] = deque()
         self._inbox_bytes = 0
-        self._working = False
+        self._working = self._pumping = False
+        self._placing = asyncio.Lock()  # held while the position in the room is being moved
         self._errors = 0
         now = server.monotonic()
         self._opened_at = self._heard_at = now
@@ -143,19 +145,15 @@ class RtcConnection:
     def handle_message(self, data: bytes | bytearray | str) -> None:
         """One frame: text is JSON, bytes are msgpack. Never raises."""
         self._take(data, binary=not isinstance(data, str))
-        self.received()
 
     def handle(self, data: bytes | bytearray | str) -> None:
-        """One text message, the last at hand."""
-        self.receive(data)
-        self.received()
-
-    def receive(self, data: bytes | bytearray | str) -> None:
-        """One text message of several."""
+        """One text message."""
         self._take(data, binary=False)
 
+    receive = handle
+
     def receive_binary(self, data: bytes) -> None:
-        """One binary message of several."""
+        """One binary message."""
         self._take(data, binary=True)
 
     def received(self) -> None:
@@ -179,11 +177,11 @@ class RtcConnection:
             if len(self._inbox) >= limits.INBOX_MAX or self._inbox_bytes > limits.INBOX_BYTES_MAX:
                 self.end(TOO_MANY, "too many frames wait behind a slow one")
                 return
-            self._inbox.append((frame, len(data)))
+            self._inbox.append(frame)
         elif isinstance(frame, f.Crdt) and self._may_write is not None:
             self._message(frame)  # what nearly every frame is: nothing to wait for
         else:
-            self._inbox.append((frame, len(data)))
+            self._inbox.append(frame)
             self._work()
 
     def _refuse(self, code: str, message: str, msg_id: str | None = None) -> None:
@@ -203,30 +201,50 @@ class RtcConnection:
             self.sink.send(messages)
 
     def _work(self) -> None:
-        if not self._working and not self.closed and (self._inbox or self._behind):
+        if not self._working and not self.closed and self._inbox:
             self._working = True
-            self._server.spawn(self._run(), "connection")
+            self._server.spawn(self._guarded(self._empty_inbox), "connection")
 
-    async def _run(self) -> None:
-        """One frame after the other, then what is behind, until neither is left."""
+    async def _empty_inbox(self) -> None:
+        """One frame after the other."""
         try:
-            while not self.closed and (self._inbox or self._behind):
-                if self._inbox:
-                    frame, _ = self._inbox.popleft()
-                    if not self._inbox:
-                        self._inbox_bytes = 0
-                    await self._handle(frame)
-                else:
-                    await self._read_on()
+            while self._inbox and not self.closed:
+                frame = self._inbox.popleft()
+                if not self._inbox:
+                    self._inbox_bytes = 0
+                await self._handle(frame)
+        finally:
+            self._working = False
+
+    def _pump(self) -> None:
+        """Have this socket read on, if it does not already."""
+        self._behind = True
+        if not self._pumping and not self.closed:
+            self._pumping = True
+            self._server.spawn(self._guarded(self._catch_up), "replay")
+
+    async def _catch_up(self) -> None:
+        """Page by page, as the socket drains, until it is live again."""
+        try:
+            while self._behind and not self.closed:
+                await self.sink.drained()
+                self._tell_missed()
+                async with self._placing:
+                    if self._behind and not self.closed:
+                        await self._read_on()
+        finally:
+            self._pumping = False
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """The top of a connection: where something fails it ends, and the others go on."""
+        try:
+            await work()
         except HoldfastError as error:
             log.warning("connection failed room=%s error=%s", self.room_id, error)
             self.end(INTERNAL, error.code)
-        except Exception:  # the top of a connection: it ends, the others go on
+        except Exception:
             log.exception("connection failed room=%s", self.room_id)
             self.end(INTERNAL, "internal error")
-        finally:
-            self._working = False
-        self._work()  # what fell behind between the last look and here
 
     async def _handle(self, frame: f.Inbound) -> None:
         if isinstance(frame, f.Crdt):
@@ -235,8 +253,7 @@ class RtcConnection:
                 self._may_undo_any = await self._server.may(self._user, self.address, "undo_any")
             self._message(frame)
             return
-        wait_ms = self._control.take(1, self._server.monotonic())
-        if wait_ms:
+        if wait_ms := self._control.take(1, self._server.monotonic()):
             message = f"more than {limits.CONTROL_PER_S} frames a second"
             self.tell(f.error("rate_limited", message, retry_after_ms=wait_ms))
             return
@@ -283,9 +300,10 @@ class RtcConnection:
                 self._server.feeds.leave(feed, None)
                 return
             self._feed = feed
-        self._feed.live.pop(self, None)
-        self._synced.clear()
-        await self._send_state(frame.since, frame.epoch)
+        async with self._placing:
+            self._feed.live.pop(self, None)
+            self._synced.clear()
+            await self._send_state(frame.since, frame.epoch)
         if fresh:
             self._server.tell_joined(self)
         if frame.presence is not None:
@@ -317,8 +335,10 @@ class RtcConnection:
         feed = self._feed
         if feed is None:
             return
-        self._behind = self._restate or self.cursor < feed.tail
-        if not self._behind:
+        if self._restate or self.cursor < feed.tail:
+            self._pump()
+        else:
+            self._behind = False
             feed.live[self] = None
             for request_id in self._synced:
                 answer = {"mtype": "synced", "requestId": request_id, "serverSeq": self.cursor}
@@ -327,10 +347,6 @@ class RtcConnection:
 
     async def _read_on(self) -> None:
         """Send a page of what this socket lacks."""
-        await self.sink.drained()
-        self._tell_missed()
-        if self._over():
-            return
         if self._restate:
             await self._send_state(None, None)
             return
@@ -343,7 +359,7 @@ class RtcConnection:
         if self._mode == "graph" and any(entry.kind == META for entry in page.entries):
             self._restate = True
             return
-        self.sink.send(self._answers.frames_of(page.entries, page.bounds))
+        self.tell_all(self._answers.frames_of(page.entries, page.bounds))
         self.cursor = max(self.cursor, page.last)
         self._settle_place()
 
@@ -353,35 +369,28 @@ class RtcConnection:
             await self._sync_by_clock(frame.clock, frame.request_id)
             return
         assert frame.since is not None
-        bounds = await self._server.journal.bounds(self.address)
-        if self._over():
-            return
-        self._feed.live.pop(self, None)
-        self._synced.append(frame.request_id)
-        if not bounds.floor <= frame.since <= bounds.head:
-            self._restate = self._behind = True
-            return
-        self.cursor = frame.since
-        self._settle_place()
+        async with self._placing:
+            bounds = await self._server.journal.bounds(self.address)
+            if self._over():
+                return
+            self._feed.live.pop(self, None)
+            self._synced.append(frame.request_id)
+            if bounds.floor <= frame.since <= bounds.head:
+                self.cursor = frame.since
+            else:
+                self._restate = True
+            self._settle_place()
 
     async def _sync_by_clock(self, clock: dict[str, int], request_id: Any) -> None:
         """Every kept message whose session has counted further than the clock knows."""
-        journal = self._server.journal
-        after = (await journal.bounds(self.address)).floor
-        while True:
-            page = await journal.page(self.address, after)
+        seq = 0
+        async for upto, bodies in self._server.journal.beyond(self.address, clock):
             if self._over():
                 return
-            if isinstance(page, Resync):  # compacted meanwhile
-                after = page.bounds.floor
-                continue
-            lacking = [entry.body for entry in page.entries if f.is_beyond(entry, clock)]
-            self.sink.send([f.broadcast(self.format, run) for run in f.pages_of(lacking)])
+            seq = upto
+            self.tell_all([f.broadcast(self.format, run) for run in f.pages_of(bodies)])
             await self.sink.drained()
-            if page.last >= page.bounds.head:
-                break
-            after = page.last
-        self.tell({"mtype": "synced", "requestId": request_id, "serverSeq": page.last})
+        self.tell({"mtype": "synced", "requestId": request_id, "serverSeq": seq})
 
     async def _heartbeat(self, frame: f.Heartbeat) -> None:
         self._server.seen(self, frame.clock)
@@ -403,14 +412,12 @@ class RtcConnection:
             self._refuse("forbidden", "no write access to this room", msg_id)
             return
         if self._server.stopping:
-            text = f.error("moved", "the server is going away", msg_id=msg_id, retry_after_ms=1000)
-            self.tell(text)
+            text = "the server is going away"
+            self.tell(f.error("moved", text, msg_id=msg_id, retry_after_ms=1000))
             return
-        wait_ms = self._messages.take(1, self._server.monotonic())
-        if wait_ms:
-            message = f"more than {limits.MESSAGES_PER_S} messages a second"
-            text = f.error("rate_limited", message, msg_id=msg_id, retry_after_ms=wait_ms)
-            self.tell(text)
+        if wait_ms := self._messages.take(1, self._server.monotonic()):
+            text = f"more than {limits.MESSAGES_PER_S} messages a second"
+            self.tell(f.error("rate_limited", text, msg_id=msg_id, retry_after_ms=wait_ms))
             return
         try:
             draft = self._server.journal.draft(
@@ -447,8 +454,7 @@ class RtcConnection:
 
     def lagging(self) -> None:
         """Taken off the live list: read the journal from the cursor."""
-        self._behind = True
-        self._work()
+        self._pump()
 
     def durable(self, bounds: Bounds) -> None:
         """Acks and heartbeats tell it."""
@@ -464,8 +470,8 @@ class RtcConnection:
         cleared = bounds.head == bounds.floor and bounds.head - self.cursor == CLEAR_JUMP
         reason = "cleared" if cleared else "restored"
         self.tell({"mtype": "reset", "reason": reason, "epoch": bounds.epoch})
-        self._restate = self._behind = True
-        self._work()
+        self._restate = True
+        self._pump()
 
     # -- presence ----------------------------------------------------------------------------------
 
@@ -475,9 +481,8 @@ class RtcConnection:
             self.tell_shared(shared)
             return
         self._missed[session_id] = state
-        self._behind = True
         self._feed.live.pop(self, None)
-        self._work()
+        self._pump()
 
     def tell_shared(self, shared: Frames) -> None:
         """A frame that all in the room get alike."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -41,6 +41,7 @@ from actors.types import (
     Resync,
 )  # fmt: skip
 from edge.dialects.vuer import limits
+from edge.dialects.vuer.frames import is_beyond
 from edge.dialects.vuer.repositories import InMemoryRepository, LedgerRepository
 from edge.dialects.vuer.rooms import room_address
 from infra.errors import HoldfastError, StorageError
@@ -266,6 +267,21 @@ class JournalService:
     async def page(self, address: Address, after: int) -> EntryPage | Resync:
         """The next messages after a position."""
         return await self.repository.range(address, after)
+
+    async def beyond(
+        self, address: Address, clock: Mapping[str, int]
+    ) -> AsyncIterator[tuple[int, list[str]]]:
+        """(position, messages up to it whose session has counted further than the clock knows),
+        page by page from the oldest that is kept.
+        """
+        after, head = (await self.bounds(address)).floor, -1
+        while after != head:
+            page = await self.page(address, after)
+            if isinstance(page, Resync):  # compacted meanwhile
+                after = page.bounds.floor
+                continue
+            after, head = page.last, page.bounds.head
+            yield after, [entry.body for entry in page.entries if is_beyond(entry, clock)]
 
     async def bounds(self, address: Address) -> Bounds:
         """What the room holds."""

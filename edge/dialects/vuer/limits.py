@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-MESSAGE_BYTES_MAX: Final = 64 << 10
 FRAME_BYTES_MAX: Final = 1 << 20  # inbound, one WebSocket message
 PRESENCE_BYTES_MAX: Final = 4 << 10
 NESTING_MAX: Final = 64
-ROOM_CHARS_MAX: Final = 128
 CLOCK_SESSIONS_MAX: Final = 10_000  # entries of a vector clock in a heartbeat or a sync
 
 MESSAGES_PER_S: Final = 120  # of one session
