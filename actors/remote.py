@@ -49,6 +49,7 @@ from infra.tasks import TaskOwner
 
 T = TypeVar("T")
 SCAN_WAIT_S: Final = 600.0
+ALL_WAIT_S: Final = 10.0  # of each process, where all are asked
 MAKE_TRIES_MAX: Final = 16
 
 
@@ -212,16 +213,17 @@ class RemotePort:
         """One answer of the scope's process, whichever life of it. Raises TryLater."""
         payload = w.encode(asked)
         return await self._with_link(
-            address, lambda link: link.call(method, payload, within_s=within_s), within_s
-        )
+            lambda: self.peer_of(address),
+            lambda link: link.call(method, payload, within_s=within_s), within_s,
+        )  # fmt: skip
 
     async def _with_link(
-        self, address: Address, use: Callable[[Link], Awaitable[T]], within_s: float
+        self, find: Callable[[], Peer], use: Callable[[Link], Awaitable[T]], within_s: float
     ) -> T:
         try:
             async with asyncio.timeout(within_s):
                 while True:
-                    peer = self.peer_of(address)
+                    peer = find()
                     peer.wake()
                     await peer.up.wait()
                     try:
@@ -312,7 +314,7 @@ class RemotePort:
                 return None
             return ended, file
 
-        return await self._with_link(address, receive, SCAN_WAIT_S)
+        return await self._with_link(lambda: self.peer_of(address), receive, SCAN_WAIT_S)
 
     async def run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -392,9 +394,11 @@ class RemotePort:
         for peer in list(self._peers.values()):
             if self._find is not None and peer.link is None:
                 continue  # a tenant that sleeps: nobody is woken to be looked at
-            if peer.link is None:
-                raise TryLater(f"{peer.name} does not answer", retry_after_ms=1000)
-            answer = await peer.link.call(method, payload, within_s=ANSWER_WAIT_S)
+            # It may be starting, or starting again.
+            answer = await self._with_link(
+                lambda peer=peer: peer,  # type: ignore[misc]
+                lambda link: link.call(method, payload, within_s=ALL_WAIT_S), ALL_WAIT_S,
+            )  # fmt: skip
             answers.append(w.decode_plain(answer))
         return answers
 
