@@ -123,6 +123,7 @@ SHELL: set[str] = {
     "edge/runtime.py",
     "edge/server.py",
     "edge/transfer.py",
+    "edge/waiting.py",
     "edge/websocket.py",
     "edge/websocket_plain.py",
     "infra/barrier.py",
