@@ -25,13 +25,15 @@ async def quick() -> str:
 
 async def test_a_plain_value_needs_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "timeout", mock.Mock(side_effect=AssertionError))
-    assert await resolve_within("found", 0) == "found"
+    found: str = await resolve_within("found", 0)
+    assert found == "found"
 
 
 async def test_what_is_awaited_has_a_deadline() -> None:
-    assert await resolve_within(quick(), 60) == "found"
+    found: str = await resolve_within(quick(), 60)
+    assert found == "found"
     with pytest.raises(TimeoutError):
-        await resolve_within(slow(), 0)
+        found = await resolve_within(slow(), 0)
 
 
 def request_with(*pieces: bytes, whole: bool) -> Request:
