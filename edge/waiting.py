@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from aiohttp import web
+if TYPE_CHECKING:
+    from aiohttp import web
 
 T = TypeVar("T")
 
