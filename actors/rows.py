@@ -16,6 +16,7 @@ import msgspec
 from actors.types import Entry
 
 CACHE_BYTES_MAX = 512 << 10  # of JSON text, per open scope
+ABSENT_MAX = 256  # keys known to have no row, per open scope
 BIG_ROW_BYTES = 16 << 10  # a row above this is not written at each change (docs/ledger.md)
 UNFOLDED_CHANGES_MAX = 64
 UNFOLDED_ENTRIES_MAX = 1024
@@ -67,7 +68,7 @@ class Row(msgspec.Struct):
 
 
 class RowCache:
-    """Rows of the last commit, newest use last.
+    """Rows of the last commit, newest use last, and which keys have none.
     Rows with changes the file lacks are never dropped.
     """
 
@@ -81,14 +82,17 @@ class RowCache:
         self.entries = entries  # those with after < seq <= upto that are committed
         self.ids = ids  # of a collection's committed rows
         self._rows: dict[Key, Row] = {}
+        self._absent: dict[Key, None] = {}
         self._bytes = 0
         self.lagging: dict[Key, Row] = {}  # rows whose file copy is behind
 
     def get(self, key: Key) -> Row | None:
         row = self._rows.get(key)
-        if row is None:
+        if row is None and key not in self._absent:
             row = self._load(*key)
-            if row is not None:
+            if row is None:
+                self._note_absent(key)
+            else:
                 self._rows[key] = row
                 self._bytes += row.size
                 if self._bytes > CACHE_BYTES_MAX:  # refused drafts read as well
@@ -110,11 +114,18 @@ class RowCache:
                     lagging.pop(key, None)
             if row is not None:
                 rows[key] = row
+                self._absent.pop(key, None)
                 self._bytes += row.size
                 if row.pending:
                     lagging[key] = row
         if self._bytes > CACHE_BYTES_MAX:
             self._shrink()
+
+    def _note_absent(self, key: Key) -> None:
+        # Some keys are asked for at every write, such as the memberships of a user who has none.
+        if len(self._absent) >= ABSENT_MAX:
+            self._absent.clear()
+        self._absent[key] = None
 
     def _shrink(self) -> None:
         # Oldest first, to half of the limit: called once in many commits, not at each.

@@ -4,6 +4,9 @@ A real `holdfast serve` on a directory of its own, a client in this process over
 line a measure: writes one at a time and by fifty, by one client and by sixteen; the time from a
 request to its live delta at another socket; bootstrap of N rows, with the server's memory and the
 latency of writes meanwhile.
+
+With `--against BASE` another server that runs already takes turns with it, in short rounds: what
+else the machine does then burdens both, and the median of the rounds' ratios says how they compare.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ calls = Calls()
 calls.groups = {"ann": [f"ws{n}" for n in range(20)]}
 app = make_app(calls)
 """
+LOADS = ((1, 1), (50, 1), (1, 16), (50, 16))  # transactions in a request, clients
 HEADERS = {"Authorization": "Bearer ann", "Content-Type": "application/json"}
 
 
@@ -125,7 +129,7 @@ async def measure(base: str, memory: Callable[[], int], rows: int, seconds: floa
     async with ClientSession() as session:
         bench = Bench(base, session)
         await bench.mutate(1)
-        for size, writers in ((1, 1), (50, 1), (1, 16), (50, 16)):
+        for size, writers in LOADS:
             value = await bench.rate(seconds, size, writers)
             show(f"mutations, batches of {size}, {writers} writers", value, "/s")
         found = await bench.deltas(500)
@@ -147,11 +151,37 @@ async def measure(base: str, memory: Callable[[], int], rows: int, seconds: floa
         show("memory of the server, more at a bootstrap", (peak - before) / 1024, "MiB")
 
 
+async def compare(base: str, other: str, rounds: int, seconds: float) -> None:
+    """Writes and deltas of two servers in turns: our median, theirs, the median of the ratios."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    async with ClientSession() as session:
+        pair = (Bench(base, session), Bench(other, session))
+        for bench in pair:
+            bench.count = time.time_ns() // 10_000  # ids that no earlier run has used
+            await bench.rate(seconds, 1, 1)
+        for number in range(rounds):
+            turns = (0, 1) if number % 2 else (1, 0)
+            for size, writers in LOADS:
+                rates = {turn: await pair[turn].rate(seconds, size, writers) for turn in turns}
+                name = f"mutations, batches of {size}, {writers} writers, /s"
+                found.setdefault(name, []).append((rates[0], rates[1]))
+            waits = {turn: await pair[turn].deltas(100) for turn in turns}
+            for name, share in (("p50", 0.5), ("p99", 0.99)):
+                ours, theirs = (waits[turn][int(100 * share)] for turn in (0, 1))
+                found.setdefault(f"request to live delta, {name}, ms", []).append((ours, theirs))
+    for name, values in found.items():
+        ours, theirs = (statistics.median(value[turn] for value in values) for turn in (0, 1))
+        ratio = statistics.median(value[0] / value[1] for value in values)
+        print(f"{name:<46} {ours:>12,.1f} {theirs:>12,.1f} {ratio:>8.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--base", help="measure a server that runs already, ending in /sync")
+    parser.add_argument("--against", help="compare with a server that runs already, in turns")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each server")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
     if args.base:
@@ -161,6 +191,9 @@ def main() -> None:
         (Path(directory) / "app.py").write_text(APP)
         with ServerProcess(Path(directory), "serve", "app:app") as server:
             base = f"{server.url}/strata/{NAME}/sync"
+            if args.against:
+                asyncio.run(compare(base, args.against, args.rounds, args.seconds))
+                return
             asyncio.run(measure(base, server.rss_kib, args.rows, args.seconds))
 
 

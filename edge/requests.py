@@ -63,13 +63,12 @@ async def require(request: web.Request, scope: str, action: Action) -> Principal
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error leaves as a problem document; what nobody expected is logged and says nothing."""
-    given = request.headers.get("X-Request-Id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else ids.new_id()
     try:
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:
             raise  # a redirect
+        request_id = _request_id(request)
         code = _HTTP_CODES.get(error.status, "bad_frame")
         body = problem(code, error.reason, request_id=request_id, status=error.status)
         answer = _answer(error.status, body, request_id, None)
@@ -79,7 +78,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except HoldfastError as error:
         code = "unauthenticated" if isinstance(error, AuthError) else error.code
         detail = error.detail if isinstance(error, Problem) else None
-        after = error.retry_after_ms
+        after, request_id = error.retry_after_ms, _request_id(request)
         body = problem(
             error.code, str(error), request_id=request_id, retryable=error.retryable,
             retry_after_ms=after, detail=detail,
@@ -87,12 +86,20 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         status = 401 if code == "unauthenticated" else status_of(code)
         return _answer(status, body, request_id, after)
     except TimeoutError:
+        request_id = _request_id(request)
         body = problem("busy", "took too long", request_id=request_id, retryable=True)
         return _answer(503, body, request_id, 1000)
     except Exception:  # the top: no traceback reaches a client
+        request_id = _request_id(request)
         log.exception("request failed id=%s path=%s", request_id, request.path)
         body = problem("internal", "see the server's log", request_id=request_id)
         return _answer(500, body, request_id, None)
+
+
+def _request_id(request: web.Request) -> str:
+    """The client's own, or a fresh one. For errors: drawing one for each request has its price."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else ids.new_id()
 
 
 def _answer(status: int, body: bytes, request_id: str, after_ms: int | None) -> web.Response:

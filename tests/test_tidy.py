@@ -148,6 +148,7 @@ SHELL: set[str] = {
     "edge/sending.py",
     "edge/server.py",
     "edge/transfer.py",
+    "edge/waiting.py",
     "edge/websocket.py",
     "edge/websocket_plain.py",
     "infra/barrier.py",

@@ -45,6 +45,28 @@ def test_a_row_is_read_once() -> None:
     assert file.reads == [A]
 
 
+def test_an_absent_row_is_looked_for_once_until_it_comes_to_be() -> None:
+    file = File()
+    cache = RowCache(file.load)
+    assert cache.get(A) is cache.get(A) is None
+    assert file.reads == [A]
+    row = Row({"n": 1}, 1, 1, 9, 1)
+    cache.commit({A: row}, set())
+    assert cache.get(A) is row
+    cache.commit({A: None}, set())  # gone again: only the file knows, and is asked once more
+    assert cache.get(A) is cache.get(A) is None
+    assert file.reads == [A, A]
+
+
+def test_the_memory_of_absent_rows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "ABSENT_MAX", 2)
+    file = File()
+    cache = RowCache(file.load)
+    for name in "abcab":
+        cache.get(("entity", name))
+    assert [id for _, id in file.reads] == ["a", "b", "c", "a", "b"]
+
+
 def test_a_draft_sees_itself_then_the_batch_then_the_file() -> None:
     overlay = Overlay(RowCache(File("a", "b").load), at=0)
     overlay.put(*A, {"n": 1}, seq=2, grown=5)

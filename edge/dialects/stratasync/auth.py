@@ -4,12 +4,11 @@ failures mean to clients (stratasync.md section 2).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from edge.auth import resolve
+from edge.waiting import resolve_within
 from infra import limits
 from infra.errors import AuthError, HoldfastError
 
@@ -49,8 +48,8 @@ class StrataAuth:
     async def user(self, token: str, name: str) -> User:
         """Whom the token names in the database called `name`. Raises AuthError, nothing else."""
         try:
-            async with asyncio.timeout(limits.AUTHORIZE_WAIT_S):
-                user = await resolve(self.verify_token(token, name))
+            answer = self.verify_token(token, name)
+            user = await resolve_within(answer, limits.AUTHORIZE_WAIT_S)
         except Exception as error:  # user code, or a slow identity provider
             word = "Token expired" if "expired" in str(error) else "Invalid token"
             raise AuthError(word) from error
@@ -61,8 +60,8 @@ class StrataAuth:
     async def groups(self, user_id: str, name: str) -> tuple[str, ...]:
         """What the resolver gives; stored memberships come on top. Raises GroupsFailed."""
         try:
-            async with asyncio.timeout(limits.AUTHORIZE_WAIT_S):
-                found = await resolve(self.resolve_groups(user_id, name))
+            answer = self.resolve_groups(user_id, name)
+            found = await resolve_within(answer, limits.AUTHORIZE_WAIT_S)
             return tuple(dict.fromkeys(str(group) for group in found))
         except Exception as error:
             log.exception("resolve_groups failed")

@@ -40,6 +40,7 @@ from edge.dialects.stratasync.requests import (
 from edge.dialects.stratasync.service import StrataService
 from edge.dialects.stratasync.writes import Writer
 from edge.requests import allow_origin, from_allowed_origin, server_of
+from edge.waiting import body_at_hand
 from edge.websocket import can_take_over, take_over, wants_websocket
 from edge.websocket_plain import serve_plain
 from infra import ids, limits
@@ -152,29 +153,42 @@ def _query(request: web.Request) -> dict[str, list[str]]:
 
 async def _body(request: web.Request) -> tuple[Any, int]:
     """(the decoded body, its bytes). Raises _Malformed."""
-    parts: list[bytes] = []
-    size = 0
-    async with asyncio.timeout(limits.STALL_MAX_S):
-        async for part in request.content.iter_any():
-            size += len(part)
-            if size > BODY_BYTES_MAX:
-                raise _Malformed(
-                    413, "FST_ERR_CTP_BODY_TOO_LARGE", "Payload Too Large",
-                    "Request body is too large",
-                )  # fmt: skip
-            parts.append(part)
+    data = body_at_hand(request)
+    if data is None:
+        data = await _awaited(request)
+    size = len(data)
+    if size > BODY_BYTES_MAX:
+        raise _too_large()
     if not size:
         raise _Malformed(
             400, "FST_ERR_CTP_EMPTY_JSON_BODY", "Bad Request",
             "Body cannot be empty when content-type is set to 'application/json'",
         )  # fmt: skip
     try:
-        return _decoded(b"".join(parts)), size
+        return _decoded(data), size
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
         raise _Malformed(
             400, "FST_ERR_CTP_INVALID_JSON_BODY", "Bad Request",
             "Body is not valid JSON but content-type is set to 'application/json'",
         ) from error  # fmt: skip
+
+
+async def _awaited(request: web.Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async with asyncio.timeout(limits.STALL_MAX_S):
+        async for part in request.content.iter_any():
+            size += len(part)
+            if size > BODY_BYTES_MAX:
+                raise _too_large()
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large() -> _Malformed:
+    return _Malformed(
+        413, "FST_ERR_CTP_BODY_TOO_LARGE", "Payload Too Large", "Request body is too large"
+    )
 
 
 def _decoded(data: bytes) -> Any:
