@@ -146,17 +146,24 @@ async def saturation(session: ClientSession, url: str) -> float:
 
 async def fill(session: ClientSession, url: str) -> None:
     """10,000 nodes, then so many messages that the journal is full."""
-    sent, author = 0, 0
     writes: list[list[dict[str, Any]]] = [[insert("root")]]
     for start in range(0, NODES - 1, NODES_A_MESSAGE):
         keys = range(start, min(start + NODES_A_MESSAGE, NODES - 1))
         writes.append([insert(f"n{key}", "root", position=[key, 0, 0]) for key in keys])
-    head = len(writes)
-    # The floor moves at 1,000 messages and leaves 100: go on until 999 stand above it again.
-    writes += [[moved_node(n)] for n in range(1000 - head + JOURNAL - 100)]
-    while sent < len(writes):
-        author += 1
-        client = await Client.joined(session, url, "big", f"w{author}")
+    # The floor moves at 1,000 messages, to 100 below the head of the batch that made them so many.
+    head, floor = await fill_with(session, url, writes + [[moved_node(n)] for n in range(1000)])
+    lacking = floor + JOURNAL - head
+    head, floor = await fill_with(session, url, [[moved_node(n)] for n in range(lacking)])
+    assert head - floor == JOURNAL, (head, floor)
+
+
+async def fill_with(
+    session: ClientSession, url: str, writes: list[list[dict[str, Any]]]
+) -> tuple[int, int]:
+    """Write messages by as many sessions as their bursts need; (head, floor)."""
+    sent = 0
+    while True:
+        client = await Client.joined(session, url, "big", f"w{time.perf_counter_ns()}")
         part = writes[sent : sent + BURST]
         for number, ops in enumerate(part, 1):
             await client.write(number, *ops)
@@ -165,8 +172,13 @@ async def fill(session: ClientSession, url: str) -> None:
             if frame["mtype"] == "error":
                 raise RuntimeError(frame)
             client.acks += frame["mtype"] == "ack"
-        await client.close()
         sent += len(part)
+        await client.send({"mtype": "heartbeat"})
+        while (beat := await client.frame())["mtype"] != "heartbeat":
+            pass
+        await client.close()
+        if sent >= len(writes):
+            return beat["serverSeq"], beat["floorSeq"]
 
 
 def moved_node(number: int) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class RTCClient:
         SyncError where the server lets nobody in, ValueError for a session id that is none; how
         long to wait is the caller's to say, by `asyncio.timeout`.
         """
-        store = store or GraphStore(session_id, now_ms=clock.now_ms)
+        if store is None:
+            store = GraphStore(session_id, now_ms=clock.now_ms, nonce=ids.new_id()[:10])
         client = cls(url, room, store, token, session)
         client._bind(on_error, on_members)
         client._tasks.spawn(client._run(), name="rtc client")

@@ -24,8 +24,9 @@ def numbered(message: Message, seq: int | None) -> Message:
 class Own:
     """`pending` are in the order they were committed."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, nonce: str = "") -> None:
         self.session_id = session_id
+        self._nonce = nonce
         self.pending: dict[str, Message] = {}
         self._unsafe: dict[str, Message] = {}  # numbered, above the durable seq, ascending
         self._done: list[str] = []  # own data messages, oldest first
@@ -33,7 +34,8 @@ class Own:
 
     def next_id(self, counter: int) -> str:
         """The id of the message with that count of its session."""
-        return f"{self.session_id}:{counter}"
+        id = f"{self.session_id}:{counter}"
+        return f"{id}-{self._nonce}" if self._nonce else id
 
     # -- undo and redo -----------------------------------------------------------------------------
 

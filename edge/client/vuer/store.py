@@ -35,7 +35,8 @@ class GraphStore:
     """The store of one session in one room.
 
     `on_send` gets every committed message, once; sending again is up to the caller, who asks
-    `get_unacked_messages`. `on_sync` is asked to fetch what follows a serverSeq.
+    `get_unacked_messages`. `nonce` is part of its messages' ids: with a random one no other store,
+    earlier or hostile, uses the same. `on_sync` is asked to fetch what follows a serverSeq.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class GraphStore:
         now_ms: Callable[[], int] = lambda: 0,
         on_sync: Callable[[int], None] | None = None,
         on_error: Callable[[VuerRefusal], None] | None = None,
+        nonce: str = "",
     ) -> None:
         if not is_session(session_id):
             raise ValueError("a session id is 1 to 64 of A-Z a-z 0-9 . _ @ -")
@@ -60,7 +62,7 @@ class GraphStore:
         self.clock: dict[str, int] = {session_id: 0}
         self.tail: list[Message] = []
         self.edits: list[Op] = []
-        self._own = Own(session_id)
+        self._own = Own(session_id, nonce)
         self._chars = 0  # above every number this store gave to a character, whatever became of it
         self._on_send = on_send
         self._on_sync = on_sync
