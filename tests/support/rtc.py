@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 from edge.server import Server
@@ -165,6 +166,12 @@ class Peer:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def stop_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the rooms: what a slow machine takes must not fill an allowance up again."""
+    now = server.rooms.monotonic()
+    monkeypatch.setattr(server.rooms, "monotonic", lambda: now)
 
 
 @asynccontextmanager

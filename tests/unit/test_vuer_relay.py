@@ -16,11 +16,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from actors.host import Host
+from actors.types import Bounds
 from edge.dialects.vuer import frames as f
 from edge.dialects.vuer import limits
 from edge.dialects.vuer.actor_broker import ActorBroker
 from edge.dialects.vuer.broker import InMemoryBroker
 from edge.dialects.vuer.connection import RtcConnection
+from edge.dialects.vuer.feed import cut_reason
 from edge.dialects.vuer.journal import JournalService
 from edge.dialects.vuer.repositories import InMemoryRepository, LedgerRepository
 from edge.dialects.vuer.server import RTCServer
@@ -229,6 +231,57 @@ async def test_62_a_cleared_room(rooms: RTCServer) -> None:
     await bob.until("heartbeat")
     held = await rooms.broker.get_members(ROOM)
     assert list(held) == ["bob"] and held["bob"].vector_clock == {"bob": 4}
+
+
+async def test_a_clear_is_told_as_one_to_who_is_behind_and_to_who_was_away(
+    rooms: RTCServer,
+) -> None:
+    """A client brings back what a restore has lost, and must not bring back what was cleared."""
+    ann, slow, away = Wire(rooms, "ann"), Wire(rooms, "slow"), Wire(rooms, "away")
+    for wire in (ann, slow, away):
+        await wire.join()
+        wire.write(1)
+        await wire.until("ack")
+    held = await away.join()
+    await slow.reach(3)
+    away.connection.close()
+    slow.hold = asyncio.Event()
+    large = [op("string.set", "n", "t", "x" * 60_000)]
+    for number in range(2, 60):
+        ann.write(number, *large)
+        await ann.until("ack")
+    await rooms.clear_room(ROOM)
+    ann.write(60)
+    assert (await ann.until("ack"))["serverSeq"] == 62 + 2**20
+    slow.hold.set()
+    assert (await slow.until("reset"))["reason"] == "cleared"
+    state = await slow.until("state")
+    assert state["epoch"] != held["epoch"] and state["headSeq"] == 62 + 2**20
+    again = Wire(rooms, "away")
+    again.say({"mtype": "join", "since": held["headSeq"], "epoch": held["epoch"]})
+    reset, state = await again.until("reset"), await again.until("state")
+    assert (reset["reason"], reset["epoch"]) == ("cleared", state["epoch"])
+    again.say({"mtype": "join", "since": state["headSeq"], "epoch": state["epoch"]})
+    assert (await again.until(lambda f: f["mtype"] in ("reset", "state")))["resume"] is True
+
+
+@pytest.mark.parametrize(
+    ("epoch", "at", "floor", "reason"),
+    [
+        ("a", 5, 2**32, None),  # the same history, wherever its floor is
+        ("b", 0, 2**32, None),  # nothing was heard of another one
+        ("", 5, 4, None),  # joined before the first message began the first epoch
+        ("", 5, 2**20 + 5, "cleared"),
+        ("b", 5, 2**20 + 900, "cleared"),  # and compacted since
+        ("b", 5, 2**32 + 5, "restored"),
+        ("b", 900, 2**32 + 5, "restored"),  # having lost what the reader has
+        (None, 5, 4, None),
+    ],
+)
+def test_what_a_reader_of_another_history_is_told(
+    epoch: str | None, at: int, floor: int, reason: str | None
+) -> None:
+    assert cut_reason(epoch, at, Bounds("a", floor + 3, floor, 0)) == reason
 
 
 async def test_msgpack_and_short_names(rooms: RTCServer) -> None:

@@ -59,9 +59,9 @@ class Answers:
             direct, self._direct = self._direct, []
             self._send(direct)
 
-    def forget(self) -> None:
-        """Another history begins: the client sends what it holds again."""
-        self._at.clear()
+    def forget(self, upto: int) -> None:
+        """Another history has begun above that seq: the client sends what it holds again."""
+        self._at = {seq: held for seq, held in self._at.items() if seq > upto}
 
     def frames_of(self, entries: Sequence[Entry], bounds: Bounds) -> list[Message]:
         """Broadcasts, with an `ack` in the place of each own message that awaits one."""

@@ -22,7 +22,7 @@ from edge.budget import Budget
 from edge.dialects.vuer import frames as f
 from edge.dialects.vuer import limits
 from edge.dialects.vuer.answers import Answers
-from edge.dialects.vuer.feed import META, RoomBatch
+from edge.dialects.vuer.feed import CLEAR_JUMP, META, RoomBatch, cut_reason
 from edge.sending import Sink
 from edge.wire import Frames, Message
 from infra.errors import HoldfastError, ProtocolError
@@ -38,7 +38,6 @@ INTERNAL: Final = 1011
 FORBIDDEN: Final = 4403
 SILENT: Final = 4408
 REPLACED: Final = 4409
-CLEAR_JUMP: Final = 2**20
 
 
 class RtcConnection:
@@ -63,6 +62,7 @@ class RtcConnection:
         self._server = server
         self._feed: Feed | None = None
         self._mode = "tail"
+        self._epoch = ""  # of the last `state`
         self._behind = False  # reads the journal, or will
         self._restate = False  # has to be sent a whole `state` first
         self._synced: list[Any] = []  # request ids of syncs that are being answered
@@ -321,7 +321,13 @@ class RtcConnection:
         message = await journal.run(lambda: f.state(self.format, found, members))
         if self._over():
             return
+        at = self.cursor if since is None else since
+        reason = cut_reason(self._epoch if since is None else epoch, at, found.bounds)
+        if reason is not None:
+            self._answers.forget(at + CLEAR_JUMP)
+            self.tell({"mtype": "reset", "reason": reason, "epoch": found.bounds.epoch})
         self.sink.send([message])
+        self._epoch = found.bounds.epoch
         early, self._early = self._early, None
         for shared in early or ():
             self.sink.send_shared(shared)
@@ -460,18 +466,13 @@ class RtcConnection:
         """Acks and heartbeats tell it."""
 
     def reset(self, bounds: Bounds) -> None:
-        """The room was cleared, or cut by a restore: say so, and send what it is now."""
-        feed = self._feed
-        if feed is None:
-            return
-        feed.live.pop(self, None)
-        self._answers.forget()
-        # A clear moves numbers up by exactly this; a restore by far more.
-        cleared = bounds.head == bounds.floor and bounds.head - self.cursor == CLEAR_JUMP
-        reason = "cleared" if cleared else "restored"
-        self.tell({"mtype": "reset", "reason": reason, "epoch": bounds.epoch})
-        self._restate = True
-        self._pump()
+        """The room was cleared, or cut by a restore: `_send_state` says so. Who is not live finds
+        out as it reads on.
+        """
+        if self._feed is not None:
+            self._feed.live.pop(self, None)
+            self._restate = True
+            self._pump()
 
     # -- presence ----------------------------------------------------------------------------------
 

@@ -11,12 +11,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
-from actors.types import Batch, Entry
+from actors.types import Batch, Bounds, Entry
 from edge.dialects.vuer import frames as f
 from edge.feed import Feed, Subscriber
 from edge.wire import Frames
 
 META: Final = "meta"
+# By how much another history's numbers lie above the old ones: after a clear by the first, after
+# a restore by the second (actors.host, actors.replication).
+CLEAR_JUMP: Final = 2**20
+RESTORE_JUMP: Final = 2**32
+
+
+def cut_reason(epoch: str | None, at: int, bounds: Bounds) -> str | None:
+    """Why a reader at `at` of that epoch cannot go on in the room: `cleared`, `restored`, or None
+    where it was never in another history.
+
+    By the numbers, because a reader may have joined before the first message, which begins the
+    first epoch, and may be behind or offline when the history is cut. A restore can lose messages
+    that the reader has; a clear comes after everything before it.
+    """
+    moved = bounds.floor - at
+    if not at or epoch == bounds.epoch or moved < CLEAR_JUMP:
+        return None
+    return "cleared" if moved < RESTORE_JUMP // 2 else "restored"
 
 
 class RoomBatch:

@@ -1,0 +1,114 @@
+"""Case 58 over plain sockets: a server killed between commit and ack, and at random under load.
+
+The clients know nothing but the rule: what has no answer is sent again, in order, as it was. Each
+message then has one number, the one it was acknowledged with, and counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.app import PATIENCE_S
+from tests.support.process import ServerProcess
+from tests.support.rtc import Json, Peer, insert, message, op
+
+pytestmark = pytest.mark.e2e
+
+
+async def aside(call: Callable[..., object], *args: object) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, call, *args)
+
+
+async def kill_and_start(server: ServerProcess) -> None:
+    await aside(server.stop, signal.SIGKILL)
+    await aside(server.start)
+
+
+def add(session: str, number: int) -> Json:
+    return message(session, number, op("number.add", "n", "x", 1))
+
+
+async def journal_of(url: str) -> tuple[dict[str, int], float]:
+    """(serverSeq by id, x of the node) as a newcomer finds them; nothing may be there twice."""
+    async with await Peer.joined(url, "reader") as reader:
+        found = [(m["id"], m["serverSeq"]) for m in reader.seen[0]["journal"]]
+        state = await reader.join(mode="graph")
+        assert [seq for _, seq in found] == list(range(1, state["headSeq"] + 1))
+        assert len(dict(found)) == len(found)
+        return dict(found), state["snapshot"]["graph"]["nodes"]["n"]["x"]
+
+
+async def test_58_what_was_committed_and_not_acknowledged_is_answered_dup(tmp_path: Path) -> None:
+    """The author hears no answer at all; that others have heard a message shows its commit."""
+    with ServerProcess(tmp_path, "dev") as server:
+        ann, bob = await Peer.joined(server.url, "ann"), await Peer.joined(server.url, "bob")
+        sent = [message("ann", 1, insert("n", x=0)), *(add("ann", n) for n in range(2, 201))]
+        await ann.send(*({"mtype": "crdt", "msg": msg} for msg in sent))
+        heard = {m["id"]: m["serverSeq"] for m in await bob.heard(20)}
+        await kill_and_start(server)
+        await ann.close()
+        await bob.close()
+        async with await Peer.joined(server.url, "ann") as again:
+            kept = again.seen[0]["headSeq"]
+            for number, msg in enumerate(sent, 1):
+                answer = await again.say(msg)
+                assert (answer["mtype"], answer["serverSeq"]) == ("ack", number)
+                assert answer.get("dup", False) is (number <= kept)
+        assert kept >= len(heard) >= 20
+        found, value = await journal_of(server.url)
+        assert heard.items() <= found.items() and value == 199
+
+
+async def test_58_at_random_under_load(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    names = ["ann", "bob", "eve"]
+    acked: dict[str, int] = {}
+    with ServerProcess(tmp_path, "dev") as server:
+        async with await Peer.joined(server.url, "ann") as ann:
+            acked["ann:1"] = (await ann.write(insert("n", x=0)))["serverSeq"]
+        unanswered: dict[str, dict[str, Json]] = {name: {} for name in names}
+
+        async def work(name: str, first: int, enough: asyncio.Event, acks_wanted: int) -> None:
+            """Resend, then go on, until the server is gone."""
+            waiting = unanswered[name]
+            for number in range(first, first + 60):
+                msg = add(name, number)
+                waiting[msg["id"]] = msg
+            async with await Peer.joined(server.url, name) as peer:
+                try:
+                    await peer.send(*({"mtype": "crdt", "msg": m} for m in waiting.values()))
+                    while waiting:
+                        frame = await peer.until(lambda f: f["mtype"] in ("ack", "closed", "error"))
+                        if frame["mtype"] == "closed":
+                            return
+                        assert frame["mtype"] == "ack", frame
+                        id, seq = frame["msgId"], frame["serverSeq"]
+                        assert acked.setdefault(id, seq) == seq
+                        del waiting[id]
+                        if len(acked) >= acks_wanted:
+                            enough.set()
+                except ConnectionError:
+                    return
+
+        for turn in range(4):
+            enough = asyncio.Event()
+            wanted = len(acked) + chance.randrange(1, 120)
+            async with asyncio.timeout(3 * PATIENCE_S), asyncio.TaskGroup() as group:
+                for name in names:
+                    group.create_task(work(name, 2 + turn * 60, enough, wanted))
+                await enough.wait()
+                await kill_and_start(server)
+        async with asyncio.timeout(3 * PATIENCE_S):
+            await asyncio.gather(*(work(name, 300, asyncio.Event(), 1 << 30) for name in names))
+        assert not any(unanswered.values())
+        total = len(names) * 5 * 60
+        found, value = await journal_of(server.url)
+        assert found == acked and value == total and len(found) == total + 1
