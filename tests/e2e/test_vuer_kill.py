@@ -76,13 +76,15 @@ async def test_58_at_random_under_load(tmp_path: Path) -> None:
             acked["ann:1"] = (await ann.write(insert("n", x=0)))["serverSeq"]
         unanswered: dict[str, dict[str, Json]] = {name: {} for name in names}
 
-        async def work(name: str, first: int, enough: asyncio.Event, acks_wanted: int) -> None:
+        async def work(
+            joined: Peer, name: str, first: int, enough: asyncio.Event, acks_wanted: int
+        ) -> None:
             """Resend, then go on, until the server is gone."""
             waiting = unanswered[name]
             for number in range(first, first + 60):
                 msg = add(name, number)
                 waiting[msg["id"]] = msg
-            async with await Peer.joined(server.url, name) as peer:
+            async with joined as peer:
                 try:
                     await peer.send(*({"mtype": "crdt", "msg": m} for m in waiting.values()))
                     while waiting:
@@ -101,13 +103,18 @@ async def test_58_at_random_under_load(tmp_path: Path) -> None:
         for turn in range(4):
             enough = asyncio.Event()
             wanted = len(acked) + chance.randrange(1, 120)
+            peers = [await Peer.joined(server.url, name) for name in names]  # all, before the kill
             async with asyncio.timeout(3 * PATIENCE_S), asyncio.TaskGroup() as group:
-                for name in names:
-                    group.create_task(work(name, 2 + turn * 60, enough, wanted))
+                for peer, name in zip(peers, names, strict=True):
+                    group.create_task(work(peer, name, 2 + turn * 60, enough, wanted))
                 await enough.wait()
                 await kill_and_start(server)
         async with asyncio.timeout(3 * PATIENCE_S):
-            await asyncio.gather(*(work(name, 300, asyncio.Event(), 1 << 30) for name in names))
+            peers = [await Peer.joined(server.url, name) for name in names]
+            await asyncio.gather(*(
+                work(peer, name, 300, asyncio.Event(), 1 << 30)
+                for peer, name in zip(peers, names, strict=True)
+            ))  # fmt: skip
         assert not any(unanswered.values())
         total = len(names) * 5 * 60
         found, value = await journal_of(server.url)
