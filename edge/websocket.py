@@ -264,12 +264,19 @@ class Socket(asyncio.Protocol):
                 if sent == size:
                     return
                 data = data[sent:]
-            self._transport.write(data)
+            self._put(data)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and self._closing_at is None:
             self._written += len(data)
-            self._transport.write(data)
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        # A transport that is lost and has not said so yet would drop it, and log a line each
+        # time: a peer could fill the log by asking much and going away.
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def pause_writing(self) -> None:
         self.congested = True
