@@ -381,6 +381,34 @@ async def test_authorize_is_asked_and_a_broken_one_denies() -> None:
                          ("writer", ROOM, "undo_any")]  # fmt: skip
 
 
+async def test_what_waits_for_a_slow_authorize_is_bounded() -> None:
+    answer = asyncio.Event()
+
+    async def authorize(user: Any, room_id: str, action: str) -> bool:
+        if user == "slow":
+            await answer.wait()
+        return True
+
+    async with RTCServer(authorize=authorize) as server:
+        slow, ann = Wire(server, "slow", user="slow"), Wire(server, "ann")
+        await ann.join()
+        slow.say({"mtype": "join"})
+        await asyncio.sleep(0)  # it is being asked
+        for _ in range(limits.INBOX_MAX):
+            slow.say({"mtype": "heartbeat"})
+        assert not slow.connection.closed
+        slow.say({"mtype": "heartbeat"})
+        assert slow.connection.closed and slow.frames == []
+        newer = Wire(server, "slow", user="slow")  # comes back while the first is still asked for
+        newer.say({"mtype": "join"})
+        answer.set()
+        await newer.until("state")
+        ann.write(1)
+        assert await newer.reach(1) == await ann.reach(1) == [1]
+        assert not newer.connection.closed
+        assert (await server.broker.get_members(ROOM))["slow"].connected
+
+
 async def test_undo_of_others_where_it_is_allowed() -> None:
     async with RTCServer(
         authorize=lambda user, room, action: action != "undo_any" or user == "root"
@@ -463,4 +491,6 @@ async def test_routes_on_an_application_of_somebody_elses() -> None:
             path = "/my/rooms/a?who=ann"
             async with await Peer.joined(url, "ann", path=path, codec=codec) as ann:
                 assert (await ann.write(id=codec))["mtype"] == "ack"
-        await rooms.aclose()
+        async with await Peer.joined(url, "ann", path=path) as ann:
+            await rooms.aclose()
+            assert (await ann.until("closed"))["code"] == 1001

@@ -285,6 +285,8 @@ class RtcConnection:
                 self._turn_away("forbidden", "no access to this room")
                 return
             await self._server.journal.start()
+            if self._over():  # a newer socket may have the session by now
+                return
             try:
                 fresh = self._server.enter(self)
                 feed = await self._server.feeds.join(self.address)
@@ -466,9 +468,7 @@ class RtcConnection:
         """Acks and heartbeats tell it."""
 
     def reset(self, bounds: Bounds) -> None:
-        """The room was cleared, or cut by a restore: `_send_state` says so. Who is not live finds
-        out as it reads on.
-        """
+        """The room was cleared or restored: `_send_state` says so, as to who is not live."""
         if self._feed is not None:
             self._feed.live.pop(self, None)
             self._restate = True

@@ -177,12 +177,13 @@ class RTCServer:
         await self.journal.start()
         if (roster := self._rosters.get(address)) is not None:
             roster.empty()
-        await self.journal.repository.clear(address)
+        # Members first: the `state` that the clear brings to each socket lists none.
         key = _key(address)
         for session in await self.broker.get_members(key):
             await self.broker.remove_member(key, session)
         if not isinstance(self.broker, ActorBroker):  # whose rooms are the repository's
             await self.broker.clear_room(key)
+        await self.journal.repository.clear(address)
 
     # -- members -----------------------------------------------------------------------------------
 
