@@ -164,7 +164,7 @@ async def test_w10_a_batch_is_one_commit(tmp_path: Path) -> None:
 
 
 async def test_w12_a_slow_bootstrap_holds_no_transaction(tmp_path: Path) -> None:
-    """W11 is placement: a database has one process. Backpressure: what is sent is spooled."""
+    """Backpressure: what is sent is spooled. W11 is tests/e2e/test_strata_processes.py."""
     async with strata(tmp_path) as ann:
         for start in range(0, 40, 4):
             await ann.mutate(*[
