@@ -132,6 +132,7 @@ SHELL: set[str] = {
     "edge/dialects/vuer/connection.py",
     "edge/dialects/vuer/http.py",
     "edge/dialects/vuer/journal.py",
+    "edge/dialects/vuer/place.py",
     "edge/dialects/vuer/relay.py",
     "edge/dialects/vuer/repositories.py",
     "edge/dialects/vuer/server.py",

@@ -1,13 +1,12 @@
-"""`RTCServer` embedded in another program: relaying between connections over `send` callables,
-members on an injected clock, brokers of every kind.
+"""`RTCServer` embedded in another program: relaying between connections over `send` callables, and
+brokers of every kind.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -18,102 +17,16 @@ from aiohttp.test_utils import TestServer
 from actors.host import Host
 from actors.types import Bounds
 from edge.dialects.vuer import frames as f
-from edge.dialects.vuer import limits
 from edge.dialects.vuer.actor_broker import ActorBroker
 from edge.dialects.vuer.broker import InMemoryBroker
-from edge.dialects.vuer.connection import RtcConnection
 from edge.dialects.vuer.feed import cut_reason
 from edge.dialects.vuer.journal import JournalService
 from edge.dialects.vuer.repositories import InMemoryRepository, LedgerRepository
 from edge.dialects.vuer.server import RTCServer
 from infra.errors import AuthError
 from tests.support.app import PATIENCE_S
-from tests.support.rtc import Json, Peer, insert, message, meta, op
-
-ROOM = "studio"
-
-
-class Clock:
-    """Seconds that move when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
-
-
-class Wire:
-    """A client of `connect(send)`: what it was sent, as it came."""
-
-    def __init__(
-        self, server: RTCServer, session: str, *, user: Any = "u", room: str = ROOM,
-        format: f.Format = f.JSON,
-    ) -> None:  # fmt: skip
-        self.frames: list[Json] = []
-        self.session = session
-        self.hold: asyncio.Event | None = None
-        self._news = asyncio.Event()
-        self._read = 0
-        self.connection: RtcConnection = server.connect(self, room, session, user, format=format)
-
-    def send(self, frame: str | bytes) -> Any:
-        """What the server calls; awaits where the test holds it."""
-        return self._held(frame) if self.hold is not None else self._take(frame)
-
-    async def _held(self, frame: str | bytes) -> None:
-        assert self.hold is not None
-        await self.hold.wait()
-        self._take(frame)
-
-    def _take(self, frame: str | bytes) -> None:
-        if isinstance(frame, str):
-            self.frames.append(msgspec.json.decode(frame))
-        else:
-            self.frames.append(msgspec.msgpack.decode(frame))
-        self._news.set()
-
-    def say(self, frame: Json) -> None:
-        self.connection.handle_message(msgspec.json.encode(frame).decode())
-
-    def write(self, number: int, *ops: Json) -> None:
-        self.say({"mtype": "crdt", "msg": message(self.session, number, *ops)})
-
-    async def until(self, wanted: str | Callable[[Json], bool]) -> Json:
-        """The next frame of the type, or that the function takes."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                while self._read < len(self.frames):
-                    frame = self.frames[self._read]
-                    self._read += 1
-                    if frame["mtype"] == wanted or (callable(wanted) and wanted(frame)):
-                        return frame
-                self._news.clear()
-                await self._news.wait()
-
-    async def join(self, **members: Any) -> Json:
-        self.say({"mtype": "join", **members})
-        return await self.until("state")
-
-    def seqs(self) -> list[int]:
-        """Every serverSeq so far, whether as broadcast or as ack."""
-        found: list[int] = []
-        for frame in self.frames:
-            if frame["mtype"] == "broadcast":
-                found += [m["serverSeq"] for m in frame.get("msgs") or [frame["msg"]]]
-            elif frame["mtype"] == "ack" and not frame.get("dup"):
-                found.append(frame["serverSeq"])
-        return found
-
-    async def reach(self, seq: int) -> list[int]:
-        async with asyncio.timeout(PATIENCE_S):
-            while seq not in self.seqs():
-                self._news.clear()
-                await self._news.wait()
-        return self.seqs()
+from tests.support.rtc import Json, Peer, op
+from tests.support.rtc_wire import ROOM, Wire
 
 
 @pytest.fixture(params=["memory", "memory broker over a port", "actor"])
@@ -293,137 +206,6 @@ async def test_msgpack_and_short_names(rooms: RTCServer) -> None:
     ann.write(1)
     (got,) = [(await odd.until("broadcast"))["msg"]]
     assert got["client"] == "ann" and got["ops"][0]["ot"] == "node.insert"
-
-
-# -- time ------------------------------------------------------------------------------------------
-
-
-async def test_a_member_is_removed_45_s_after_its_socket_is_gone() -> None:
-    clock = Clock()
-    async with RTCServer(now_ms=clock.now_ms, monotonic=clock.monotonic) as server:
-        ann, bob = Wire(server, "ann"), Wire(server, "bob")
-        await ann.join()
-        await bob.join(presence={"at": 1})
-        clock.now += 10
-        bob.connection.close()
-        await asyncio.sleep(0)
-        held = await server.broker.get_members(ROOM)
-        assert held["bob"].connected is False and held["bob"].last_seen == 1_000_000
-        clock.now += limits.MEMBER_TTL_S - 1
-        ann.say({"mtype": "heartbeat"})
-        await ann.until("heartbeat")
-        server.tick()
-        await asyncio.sleep(0)
-        assert "bob" in await server.broker.get_members(ROOM)
-        clock.now += 1
-        server.tick()
-        assert (await ann.until(lambda frame: frame.get("left") == ["bob"]))["joined"] == []
-        await asyncio.sleep(0)
-        held = await server.broker.get_members(ROOM)
-        assert list(held) == ["ann"] and held["ann"].last_seen == 1_054_000
-
-
-async def test_4408_for_who_does_not_join_or_says_nothing() -> None:
-    clock = Clock()
-    async with RTCServer(now_ms=clock.now_ms, monotonic=clock.monotonic) as server:
-        late, quiet, alive = (Wire(server, name) for name in ("late", "quiet", "alive"))
-        await quiet.join()
-        await alive.join()
-        clock.now += limits.JOIN_WAIT_S + 0.1
-        server.tick()
-        assert late.connection.closed and not quiet.connection.closed
-        clock.now += limits.SILENCE_S - limits.JOIN_WAIT_S
-        alive.say({"mtype": "heartbeat"})
-        server.tick()
-        assert quiet.connection.closed and not alive.connection.closed
-
-
-async def test_presence_is_told_at_most_every_33_ms() -> None:
-    clock = Clock()
-    async with RTCServer(now_ms=clock.now_ms, monotonic=clock.monotonic) as server:
-        ann, bob = Wire(server, "ann"), Wire(server, "bob")
-        await ann.join()
-        await bob.join()
-        for number in range(50):
-            bob.say({"mtype": "presence", "state": number})
-        assert (await ann.until("presence"))["state"] == 0
-        clock.now += 1
-        assert (await ann.until("presence"))["state"] == 49
-        assert sum(frame["mtype"] == "presence" for frame in ann.frames) == 2
-
-
-# -- rights ----------------------------------------------------------------------------------------
-
-
-async def test_authorize_is_asked_and_a_broken_one_denies() -> None:
-    asked: list[tuple[Any, str, str]] = []
-
-    async def authorize(user: Any, room_id: str, action: str) -> bool:
-        asked.append((user, room_id, action))
-        if user == "broken":
-            raise RuntimeError("no door opens by this")
-        return (user, action) != ("reader", "write") and action != "undo_any"
-
-    async with RTCServer(authorize=authorize) as server:
-        writer = Wire(server, "w", user="writer")
-        await writer.join()
-        writer.write(1, insert("n"))
-        assert (await writer.until("ack"))["serverSeq"] == 1
-        reader = Wire(server, "r", user="reader")
-        await reader.join()
-        reader.write(1)
-        assert (await reader.until("error"))["error"] == "forbidden"
-        broken = Wire(server, "b", user="broken")
-        broken.say({"mtype": "join"})
-        assert (await broken.until("error"))["error"] == "forbidden"
-        assert broken.connection.closed
-    assert asked[:3] == [("writer", ROOM, "join"), ("writer", ROOM, "write"),
-                         ("writer", ROOM, "undo_any")]  # fmt: skip
-
-
-async def test_what_waits_for_a_slow_authorize_is_bounded() -> None:
-    answer = asyncio.Event()
-
-    async def authorize(user: Any, room_id: str, action: str) -> bool:
-        if user == "slow":
-            await answer.wait()
-        return True
-
-    async with RTCServer(authorize=authorize) as server:
-        slow, ann = Wire(server, "slow", user="slow"), Wire(server, "ann")
-        await ann.join()
-        slow.say({"mtype": "join"})
-        await asyncio.sleep(0)  # it is being asked
-        for _ in range(limits.INBOX_MAX):
-            slow.say({"mtype": "heartbeat"})
-        assert not slow.connection.closed
-        slow.say({"mtype": "heartbeat"})
-        assert slow.connection.closed and slow.frames == []
-        newer = Wire(server, "slow", user="slow")  # comes back while the first is still asked for
-        newer.say({"mtype": "join"})
-        answer.set()
-        await newer.until("state")
-        ann.write(1)
-        assert await newer.reach(1) == await ann.reach(1) == [1]
-        assert not newer.connection.closed
-        assert (await server.broker.get_members(ROOM))["slow"].connected
-
-
-async def test_undo_of_others_where_it_is_allowed() -> None:
-    async with RTCServer(
-        authorize=lambda user, room, action: action != "undo_any" or user == "root"
-    ) as server:
-        ann, root = Wire(server, "ann", user="ann"), Wire(server, "root", user="root")
-        await ann.join()
-        await root.join()
-        root.write(1, insert("n"))
-        await root.until("ack")
-        ann.write(1, meta("undo", "root:1"))
-        assert (await ann.until("error"))["error"] == "forbidden"
-        ann.write(2, insert("m"))
-        await ann.until("ack")
-        root.write(2, meta("undo", "ann:2"))
-        assert (await root.until("ack"))["serverSeq"] == 3
 
 
 # -- brokers and routes of the application's -------------------------------------------------------
