@@ -20,7 +20,7 @@ from edge.application import Alarm, Application
 from edge.config import Config
 from infra import clock
 from tests.support.app import Client, patch
-from tests.support.process import ServerProcess
+from tests.support.process import ServerProcess, children_of, role_of
 from tests.support.processes import ProcessesServer, several
 
 SCOPES = [f"run:{name}" for name in "abcdef"]
@@ -132,17 +132,6 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_actor(pid: int) -> bool:
-    try:
-        return b"\0actor\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has just ended
-        return False
-
-
 def until_listening(url: str) -> None:
     """An edge may be killed before the one that was killed earlier is back."""
     deadline = time.monotonic() + 30
@@ -166,7 +155,9 @@ def test_a_supervised_server_survives_every_process_of_its(tmp_path: Path) -> No
             seqs += [server.publish(scope, "message:m1", {"n": turn}) for scope in SCOPES]
             children = children_of(server.pid)
             assert len(children) == 4
-            victim = draw.choice([pid for pid in children if is_actor(pid) is (turn % 2 == 0)])
+            victim = draw.choice(
+                [pid for pid in children if (role_of(pid) == "actor") is (turn % 2 == 0)]
+            )
             os.kill(victim, signal.SIGKILL)
             while victim in children_of(server.pid) or len(children_of(server.pid)) < 4:
                 time.sleep(0.01)  # the supervisor is about to see it
@@ -184,6 +175,17 @@ def test_a_supervised_server_survives_every_process_of_its(tmp_path: Path) -> No
 def test_a_killed_supervisor_takes_its_processes_along(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "dev", "--edges", "1", "--actors", "2") as server:
         assert server.publish("run:a", "message:m1", {"n": 1}) == 1
-        server.stop(signal.SIGKILL)
+        server.stop_alone(signal.SIGKILL)
+        server.start()
+        assert server.publish("run:a", "message:m1", {"n": 2}) == 2
+
+
+def test_a_kill_of_the_server_is_one_of_all_its_processes(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, "dev", "--edges", "2", "--actors", "2") as server:
+        assert server.publish("run:a", "message:m1", {"n": 1}) == 1
+        children = server.children()
+        assert (len(children), len(server.children("edge"))) == (4, 2)
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert all(role_of(pid) == "" for pid in children), "none of them goes on"
         server.start()
         assert server.publish("run:a", "message:m1", {"n": 2}) == 2

@@ -8,13 +8,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.test_processes import children_of, is_actor
 from tests.support.app import Client, patch
 from tests.support.process import ServerProcess
-
-
-def actors_of(server: ServerProcess) -> list[int]:
-    return [pid for pid in children_of(server.pid) if is_actor(pid)]
 
 
 class _At:
@@ -28,7 +23,7 @@ class _At:
 async def test_a_tenant_sleeps_and_wakes_under_its_clients(tmp_path: Path) -> None:
     flags = ("dev", "--placement", "tenant", "--tenant-idle-s", "0", "--idle-s", "0")
     with ServerProcess(tmp_path, *flags) as server:
-        assert actors_of(server) == [], "nobody wanted anything yet"
+        assert server.children("actor") == [], "nobody wanted anything yet"
         at: Any = _At(server.url)
         async with await Client.connect(at) as reader, await Client.connect(at) as writer:
             await reader.send({"type": "sub", "scope": "run:a", "since": 0})
@@ -36,7 +31,7 @@ async def test_a_tenant_sleeps_and_wakes_under_its_clients(tmp_path: Path) -> No
                 published = await writer.publish("run:a", patch(n=number))
                 assert published["results"][0]["seq"] == number
                 assert await reader.seqs(number) == [number], "no gap, no repeat"
-                while actors_of(server):  # it is about to end
+                while server.children("actor"):  # it is about to end
                     await asyncio.sleep(0.01)
             assert not reader.socket.closed
         with urllib.request.urlopen(server.url + "/v1/scopes", timeout=20) as answer:

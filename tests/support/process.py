@@ -2,6 +2,8 @@
 
 `start` returns once the server has said that it listens; `stop` sends a signal and waits for the
 end. A process that is started again keeps directory and port, so whoever follows it can come back.
+Edges and actor processes of a supervised server die with it where it is killed: what a test kills
+is the server, in whatever mode it runs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
@@ -72,11 +75,39 @@ class ServerProcess:
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send the signal and wait; the exit code."""
+        """Send the signal and wait; the exit code. SIGKILL goes to all of its processes."""
+        assert self._process is not None
+        if number == signal.SIGKILL:
+            self._kill_children()
+        return self.stop_alone(number)
+
+    def stop_alone(self, number: int) -> int:
+        """Send the signal to the first process only, and wait for that; the exit code."""
         assert self._process is not None
         self._process.send_signal(number)
         self._process.communicate(timeout=WAIT_S)
         return self._process.returncode
+
+    def children(self, role: str = "") -> list[int]:
+        """The process ids of its edges and actor processes, or of those in one role."""
+        found = children_of(self.pid)
+        return [pid for pid in found if not role or role_of(pid) == role]
+
+    def _kill_children(self) -> None:
+        """All at one moment: the supervisor, which must start none anew meanwhile, is stopped."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + WAIT_S
+        while state_of(self.pid) not in "TtZX":  # it may be starting one just now
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        children = children_of(self.pid)
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        while any(state_of(pid) not in "ZX" for pid in children):  # nobody has reaped them yet
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -113,6 +144,32 @@ class ServerProcess:
         """Resident memory of the process."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0])
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that one has started, and that have not been reaped."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(one) for one in text.split()]
+
+
+def role_of(pid: int) -> str:
+    """`edge` or `actor`; "" for any other process, and for one that has ended."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next((word.decode() for word in words if word in (b"edge", b"actor")), "")
+
+
+def state_of(pid: int) -> str:
+    """One letter, as /proc has it; X for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def admin_token(ttl_s: int = 600) -> str:
