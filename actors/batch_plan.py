@@ -104,7 +104,8 @@ class BatchPlan:
     def write(self, requests: list[Request], floor: int | None) -> Write | None:
         """The transaction for all that was accepted; None where there is nothing to write."""
         overlay = self.overlay
-        if isinstance(self._dialect, KeepsBases) and overlay.trim_to > overlay.floor:
+        # In this order: asking a protocol costs more than a small plan.
+        if overlay.trim_to > overlay.floor and isinstance(self._dialect, KeepsBases):
             floor = overlay.trim_to
             self._dialect.rebase(overlay, floor)
             overlay.accept()

@@ -44,7 +44,7 @@ from infra import clock, ids
 from infra.errors import Busy, Closed, HoldfastError, TryLater
 from infra.link.connection import Link, Service
 from infra.link.errors import DeadlinePassed
-from infra.placement.rendezvous import Member, owner
+from infra.placement.rendezvous import Member, Owners
 from infra.tasks import TaskOwner
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class RemotePort:
         self._places = dict(members)
         self.closed = False
         self.alarms = RemoteAlarms(self)
-        self._members = [Member(name) for name in members]
+        self._owners = Owners(Member(name) for name in members)
         self._peers = {name: Peer(self, name, self._place_of, key, me) for name in members}
         self._followed: dict[Address, Followed] = {}
         self._touched: dict[Reply, None] = {}
@@ -101,7 +101,7 @@ class RemotePort:
         """The process that has the scope."""
         if self._find is not None:
             return self.tenant(address.tenant)
-        name = owner(address, self._members)
+        name = self._owners.of(address)
         assert name is not None
         return self._peers[name]
 

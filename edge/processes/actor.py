@@ -40,9 +40,8 @@ async def serve_scopes(
     open_max = raise_open_files_limit(config.open_scopes_max)
     home = "*" if boot.tenant is None else tenant_home(boot.tenant)
     process = boot.name if boot.tenant is None else f"tenants/{home}"
-    settings = host_settings(
-        config, application, open_max, process=process, owns=boot.owns, home=home
-    )
+    owns = boot.ownership()
+    settings = host_settings(config, application, open_max, process=process, owns=owns, home=home)
     serving: Serving | None = None
 
     async def ring(address, name, due_at, payload, attempt):  # type: ignore[no-untyped-def]
@@ -51,7 +50,7 @@ async def serve_scopes(
 
     on_alarm = ring if application.alarm_handlers else None
     async with Host(Path(config.data_dir), settings, on_alarm=on_alarm) as host:
-        serving = Serving(host, boot.owns)
+        serving = Serving(host, owns)
         listener = Listener(boot.name, boot.key, serving, serving.greeted)
         due = Path(config.data_dir) / process / DUE
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from edge.access import Mode
 from edge.application import Application, load_application
 from edge.config import Config
 from infra.errors import ConfigError
-from infra.placement.rendezvous import Member, owner
+from infra.placement.rendezvous import Member, Owners
 
 BOOT_BYTES_MAX = 4 << 20
 
@@ -48,11 +49,12 @@ class Boot(msgspec.Struct, frozen=True):
             return next(iter(self.members.values()))
         return self.members[self.name]
 
-    def owns(self, address: Address) -> bool:
-        """Whether the scope is this process's."""
+    def ownership(self) -> Callable[[Address], bool]:
+        """Whether a scope is this process's."""
         if self.tenant is not None:
-            return address.tenant == self.tenant
-        return owner(address, [Member(name) for name in self.members]) == self.name
+            return lambda address: address.tenant == self.tenant
+        owners = Owners(Member(name) for name in self.members)
+        return lambda address: owners.of(address) == self.name
 
 
 def encode_boot(boot: Boot) -> bytes:

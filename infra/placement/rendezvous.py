@@ -20,6 +20,7 @@ import msgspec
 from infra.errors import ConfigError
 
 WEIGHT_MAX: Final = 64
+KEYS_MAX: Final = 65_536
 _DRAW_BYTES: Final = 8
 _PERSON: Final = b"holdfast-place"  # apart from every other use of the hash; up to 16 bytes
 
@@ -48,6 +49,25 @@ def owner(key: Key, members: Iterable[Member]) -> str | None:
     state = _state(key)
     best = max(((_draw(state, member), member.name) for member in members), default=None)
     return None if best is None else best[1]
+
+
+class Owners:
+    """`owner` for members that stay, each key drawn once: a draw costs as much as all the rest of
+    sending a small write on. Remembers the last KEYS_MAX keys.
+    """
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self._members = tuple(members)
+        self._known: dict[Key, str | None] = {}
+
+    def of(self, key: Key) -> str | None:
+        """The same as `owner`."""
+        name = self._known.get(key)
+        if name is None:
+            if len(self._known) >= KEYS_MAX:
+                self._known.clear()
+            name = self._known[key] = owner(key, self._members)
+        return name
 
 
 def ranked(key: Key, members: Iterable[Member]) -> list[str]:

@@ -68,6 +68,15 @@ def test_good_ones_are_stored_as_they_came(value: dict[str, Any]) -> None:
     assert stored == {"at": 99, **value, "seq": 7, "scope": SCOPE}
 
 
+@pytest.mark.parametrize("at", [b"", b',"at":5', b',"\\u0061t":5', b', "a\\u0074" : 5'])
+@pytest.mark.parametrize("value", [b"1", b'"at"', b'{"at":8}', b'"\\u0061t"'])
+def test_a_draft_from_a_link_is_stored_as_the_one_it_was(at: bytes, value: bytes) -> None:
+    draft = parse_envelope(holding(value, extra=at), SCOPE)
+    sent = msgspec.structs.replace(draft, data=None)
+    assert body_of(sent, 7, 99) == body_of(draft, 7, 99)
+    assert json.loads(body_of(sent, 7, 99))["at"] == (5 if at else 99)
+
+
 def test_a_stored_body_begins_with_its_seq_and_is_one_line() -> None:
     body = parse(b'\n {"eventId" : "e1",\r\n"kind":"patch" ,\n "entities":[]}\n')
     assert body.startswith('{"seq":7,"at":99,') and "\n" not in body and "\r" not in body

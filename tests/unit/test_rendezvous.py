@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError
-from infra.placement.rendezvous import WEIGHT_MAX, Key, Member, owner, ranked
+from infra.placement import rendezvous
+from infra.placement.rendezvous import WEIGHT_MAX, Key, Member, Owners, owner, ranked
 from tests.support.vectors import vectors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,16 @@ def test_the_order_of_members_does_not_matter(
     assert owner(key, mixed) == owner(key, found)
     assert ranked(key, mixed) == ranked(key, found)
     assert owner(key, found) == (ranked(key, found)[0] if found else None)
+
+
+@given(st.lists(keys, max_size=8), members)
+def test_what_is_remembered_is_what_is_drawn(wanted: list[Key], found: list[Member]) -> None:
+    owners = Owners(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendezvous, "KEYS_MAX", 3)
+        for key in wanted * 2:
+            assert owners.of(key) == owner(key, found)
+            assert len(owners._known) <= 3
 
 
 @given(keys, members.filter(bool))

@@ -127,9 +127,21 @@ def scope_member(scope: str) -> str:
 
 def body_of(draft: Draft, seq: int, at: int) -> str:
     """The stored envelope: the draft's text behind the members the server adds."""
-    if draft.data.at is UNSET:
-        return f'{{"seq":{seq},"at":{at},{draft.body}'
-    return f'{{"seq":{seq},{draft.body}'
+    if _has_own_at(draft):
+        return f'{{"seq":{seq},{draft.body}'
+    return f'{{"seq":{seq},"at":{at},{draft.body}'
+
+
+def _has_own_at(draft: Draft) -> bool:
+    """Whether the sender gave the time. A draft that came over a link was decoded and checked at
+    the edge and is not decoded again where its text settles the question.
+    """
+    if draft.data is None:
+        text = draft.body
+        if '"at"' not in text and "\\u" not in text:  # the name, and any other way to write it
+            return False
+        draft.data = decode_envelope("{" + text)
+    return draft.data.at is not UNSET
 
 
 def _without_seq(raw: bytes, scope: str) -> str:

@@ -38,8 +38,6 @@ class AsterqlDialect:
     schema = None
 
     def plan(self, draft: Draft, seq: int, at: int, rows: Overlay) -> Sequence[Entry]:
-        if draft.data is None:
-            draft.data = decode_envelope("{" + draft.body)
         body = body_of(draft, seq, at)
         # Exact: the file's byte count is taken down by what SQLite measures when entries go.
         size = len(body) if body.isascii() else len(body.encode())
