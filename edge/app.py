@@ -14,7 +14,7 @@ from edge.dialects.asterql import http as asterql
 from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
 from edge.dialects.vuer import http as vuer
-from edge.metrics import render
+from edge.metrics import counts_of, render
 from edge.openapi import document
 from edge.requests import SERVER, answer_errors, cors, server_of
 from edge.version import VERSION
@@ -97,8 +97,10 @@ async def _version(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     await admin.require_admin(request)
+    server = server_of(request)
+    edges = [counts_of(server), *await server.other_edges()]
     return web.Response(
-        body=render(server_of(request), await server_of(request).inspector.report()),
+        body=render(edges, await server.inspector.report()),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from infra import clock
 
 if TYPE_CHECKING:
@@ -13,21 +15,40 @@ if TYPE_CHECKING:
     from edge.server import Server
 
 
-def render(server: Server, report: dict[str, Any]) -> bytes:
-    """The exposition of one server.
+class EdgeCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What one edge counts: numbers of sockets and readers, and seconds since its start."""
+
+    connections: int
+    subscriptions: int
+    feeds: int
+    uptime_s: float
+
+
+def counts_of(server: Server) -> EdgeCounts:
+    """Of the edge that this process is."""
+    return EdgeCounts(
+        connections=len(server.connections),
+        subscriptions=sum(connection.subscriptions for connection in server.connections),
+        feeds=len(server.runtime.feeds),
+        uptime_s=clock.monotonic() - server.started_at,
+    )
+
+
+def render(edges: list[EdgeCounts], report: dict[str, Any]) -> bytes:
+    """The exposition of one server: of all of its edges, and what its scopes' processes report.
 
     The client library is loaded at the first call: it costs 4 MiB.
     """
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(server, report))
+    registry.register(_Collector(edges, report))
     return generate_latest(registry)
 
 
 class _Collector:
-    def __init__(self, server: Server, report: dict[str, Any]) -> None:
-        self._server = server
+    def __init__(self, edges: list[EdgeCounts], report: dict[str, Any]) -> None:
+        self._edges = edges
         self._report = report
 
     def collect(self) -> Iterable[Metric]:
@@ -37,16 +58,23 @@ class _Collector:
             GaugeMetricFamily,
         )
 
-        server, report = self._server, self._report
+        edges, report = self._edges, self._report
         gauges = {
-            "connections": ("open sockets and streams", len(server.connections)),
+            "connections": (
+                "open sockets and streams",
+                sum(edge.connections for edge in edges),
+            ),
             "subscriptions": (
                 "subscriptions of all connections",
-                sum(connection.subscriptions for connection in server.connections),
+                sum(edge.subscriptions for edge in edges),
             ),
-            "feeds": ("scopes with a live reader", len(server.runtime.feeds)),
+            "feeds": ("live readers of scopes, one an edge", sum(edge.feeds for edge in edges)),
+            "edges": ("edges that answered", len(edges)),
             "scopes_open": ("scopes with an open file", report["scopes_open"]),
-            "uptime_seconds": ("since start", clock.monotonic() - server.started_at),
+            "uptime_seconds": (
+                "since the start of the oldest edge",
+                max(edge.uptime_s for edge in edges),
+            ),
         }
         bucket = report["bucket"]
         if bucket is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,7 @@ from edge.dialects.stratasync.database import StrataDatabase
 from edge.dialects.stratasync.service import StrataService
 from edge.dialects.vuer.opening import HostedRooms
 from edge.hosting import host_settings
+from edge.metrics import EdgeCounts
 from edge.problems import Problem
 from edge.requests import PeerFaults
 from edge.runtime import Runtime
@@ -56,6 +58,11 @@ CLOSE_WAIT_S = 1.0
 GOING_AWAY = 1001
 EXPIRED = 4401
 _PEER_FAULTS = PeerFaults()
+
+
+async def _none() -> list[EdgeCounts]:
+    """The other edges, where there is one."""
+    return []
 
 
 class ServerInfo(msgspec.Struct, frozen=True):
@@ -80,6 +87,7 @@ class Server:
         self.spool_dir = Path(config.data_dir)
         self.views: dict[str, Any] = dict(application.views)
         self.remote = remote  # the port into other processes, where scopes are not here
+        self.other_edges: Callable[[], Awaitable[list[EdgeCounts]]] = _none
         self._shared_port = shared_port
         self._host: Host | None = None
         self.port: StatePort

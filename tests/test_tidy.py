@@ -60,6 +60,7 @@ SHELL: set[str] = {
     "edge/serving.py",
     "edge/processes/supervisor.py",
     "edge/processes/running.py",
+    "edge/processes/siblings.py",
     "edge/processes/edge.py",
     "edge/processes/boot.py",
     "edge/processes/actor.py",

@@ -35,6 +35,7 @@ class Boot(msgspec.Struct, frozen=True):
     key: bytes
     control: str = ""  # where the supervisor listens, which starts tenants' processes
     tenant: str | None = None  # whose process this is
+    edges: dict[str, str] = {}  # where each edge listens for the others, if there are others
 
     def application(self) -> Application:
         """The user's."""

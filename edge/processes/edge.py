@@ -14,7 +14,9 @@ from actors.peer import Find
 from actors.remote import RemotePort
 from actors.types import Address
 from edge.application import Application
+from edge.metrics import counts_of
 from edge.processes.boot import Boot
+from edge.processes.siblings import Siblings
 from edge.server import Server, ServerInfo
 from infra.errors import HoldfastError
 from infra.link.connection import Answerer, Link
@@ -104,10 +106,15 @@ async def serve_clients(
 ) -> None:
     """Until `stop` is set."""
     server, rings = make_edge(boot, application, shared_port=True)
+    siblings = Siblings(boot.name, boot.edges, boot.key, lambda: counts_of(server))
     try:
         async with server:
             assert server.info is not None
+            if boot.edges:
+                await siblings.listen()
+                server.other_edges = siblings.others
             ready(server.info)
             await stop.wait()
     finally:
+        await siblings.aclose()
         await rings.aclose()

@@ -74,6 +74,7 @@ class Supervisor:
         self._lock_fd = -1
         self._run_dir = ""
         self._members: dict[str, str] = {}
+        self._edges: dict[str, str] = {}
         self._holder: socket.socket | None = None
         self._tenants: Tenants | None = None
         self._control: Listener | None = None
@@ -99,6 +100,8 @@ class Supervisor:
             await self._begin(actors)
             self._config = msgspec.structs.replace(config, port=self._reserve())
             edges = [_Child("edge", f"edge-{number}") for number in range(config.edges)]
+            if len(edges) > 1:
+                self._edges = {edge.name: f"unix:{self._run_dir}/{edge.name}" for edge in edges}
             await self._begin(edges)
             told = await self._ready(edges[0])
             self.info = msgspec.convert(told["info"], ServerInfo)
@@ -207,6 +210,7 @@ class Supervisor:
         boot = Boot(
             child.name if child.tenant is None else child.tenant, self._config, self._mode,
             self._target, str(Path.cwd()), members, self._key, control, child.tenant,
+            self._edges,
         )  # fmt: skip
         try:
             process.stdin.write(encode_boot(boot))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from edge.application import Alarm, Application
 from edge.config import Config
@@ -189,3 +190,14 @@ def test_a_kill_of_the_server_is_one_of_all_its_processes(tmp_path: Path) -> Non
         assert all(role_of(pid) == "" for pid in children), "none of them goes on"
         server.start()
         assert server.publish("run:a", "message:m1", {"n": 2}) == 2
+
+
+async def test_metrics_are_those_of_every_edge(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, "dev", "--edges", "2", "--actors", "1") as server:
+        async with ClientSession() as session:
+            for _ in range(16):  # the system spreads them over both
+                await session.ws_connect(server.url.replace("http", "ws") + "/api/sync/socket")
+            for _ in range(8):  # whichever of the two answers
+                async with ClientSession() as scrape, scrape.get(server.url + "/metrics") as answer:
+                    text = await answer.text()
+                assert "holdfast_edges 2.0" in text and "holdfast_connections 16.0" in text
