@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check fix e2e sim soak bench node browser redis
+.PHONY: help install serve test check fix e2e sim soak bench node browser redis network
 
 STAMP := .venv/.installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -26,10 +26,13 @@ browser: $(STAMP)
 redis: $(STAMP)
 	@scripts/setup redis
 
+network: $(STAMP)
+	@scripts/setup network
+
 serve: $(STAMP) ## run a development server on loopback
 	@holdfast dev $(ARGS)
 
-test: $(STAMP) node browser redis ## lint and every test but the long runs
+test: $(STAMP) node browser redis network ## lint and every test but the long runs
 	@$(MAKE) --no-print-directory check
 	python -m pytest -q -m "not soak" --ignore=tests/sim $(ARGS)
 	for mode in processes tenant; do HOLDFAST_TEST_MODE=$$mode python -m pytest -q \
@@ -45,7 +48,7 @@ fix: $(STAMP) ## format, apply safe lint fixes, write the generated documents
 	ruff check --fix .
 	python -m edge.cli.reference
 
-e2e: $(STAMP) node browser redis ## real processes, sockets, files and browser, in each mode
+e2e: $(STAMP) node browser redis network ## real processes, sockets, files and browser, in each mode
 	python -m pytest -q tests/e2e -m "not soak" $(ARGS)
 	HOLDFAST_TEST_MODE=processes python -m pytest -q tests/e2e -m "not soak" $(ARGS)
 	HOLDFAST_TEST_MODE=tenant python -m pytest -q tests/e2e -m "not soak" $(ARGS)
@@ -53,7 +56,7 @@ e2e: $(STAMP) node browser redis ## real processes, sockets, files and browser, 
 sim: $(STAMP) ## simulation with many seeds
 	HOLDFAST_SIM_RUNS=$${HOLDFAST_SIM_RUNS:-2000} python -m pytest -q -s tests/sim $(ARGS)
 
-soak: $(STAMP) ## long runs and repeated kills
+soak: $(STAMP) network ## long runs and repeated kills
 	python -m pytest -q -s -m soak $(ARGS)
 
 bench: $(STAMP) node ## workloads W1-W7: a table, and JSON under bench/results

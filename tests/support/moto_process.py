@@ -1,4 +1,6 @@
-"""An S3 endpoint as a process: moto behind one lock. `python -m tests.support.moto_process`.
+"""An S3 endpoint as a process: moto behind one lock.
+
+`python -m tests.support.moto_process [ADDRESS]`, loopback where none is given.
 
 moto looks whether a key exists and creates it later, in many threads, so two conditional writes of
 one key could both succeed. S3 promises that they do not, and fencing rests upon it. The
@@ -51,7 +53,8 @@ def main() -> None:
     """Print the port once it listens, and serve until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     application = Serialised(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=QuietHandler)
+    address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
+    server = make_server(address, 0, application, threaded=True, request_handler=QuietHandler)
     print(server.server_port, flush=True)
     server.serve_forever()
 

@@ -1,17 +1,24 @@
-"""A real `nats-server`, alone or as a cluster of processes on free ports of loopback."""
+"""A real `nats-server`: alone on a free port of loopback, or a cluster on a network of its own."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from tests.support.namespaces import Node
 from tests.support.s3 import _free_port, _script
 
 START_S = 30
+_CLIENTS_PORT = 4222
+_ROUTES_PORT = 6222
+_MONITOR_PORT = 8222
 
 
 class NatsServer:
@@ -23,6 +30,7 @@ class NatsServer:
         self, folder: Path, *, address: str = "127.0.0.1", port: int = 0, name: str = "n1",
         prefix: tuple[str, ...] = (), cluster: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
+        self.name = name
         self.port = port or _free_port()
         self.url = f"nats://{address}:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -60,3 +68,92 @@ def nats_server(folder: Path) -> Iterator[NatsServer]:
         yield server
     finally:
         server.kill()
+
+
+class NatsCluster:
+    """Servers that share their streams, each on a node of a network. Ask it from a node that
+    reaches them all.
+    """
+
+    def __init__(self, folder: Path, nodes: Sequence[Node]) -> None:
+        routes = ",".join(f"nats://{node.address}:{_ROUTES_PORT}" for node in nodes)
+        self.nodes = list(nodes)
+        self.servers = [
+            NatsServer(
+                folder, address=node.address, port=_CLIENTS_PORT, name=node.name,
+                prefix=node.prefix,
+                cluster=("--cluster_name", "test", "--routes", routes, "-m", str(_MONITOR_PORT),
+                         "--cluster", f"nats://{node.address}:{_ROUTES_PORT}"),
+            )
+            for node in nodes
+        ]  # fmt: skip
+
+    @property
+    def urls(self) -> list[str]:
+        """For clients."""
+        return [server.url for server in self.servers]
+
+    def start(self) -> None:
+        """All of them; returns once they have agreed on a leader and so can keep records."""
+        for server in self.servers:
+            server.start(wait=False)
+        self.until_led()
+
+    def until_led(self) -> NatsServer:
+        """The server that leads JetStream, by its own word and that of a majority."""
+        end = time.monotonic() + START_S
+        while (leader := self._leader()) is None:
+            assert time.monotonic() < end, [self._led_by(server) for server in self.servers]
+            time.sleep(0.05)
+        return leader
+
+    def leader_of(self, stream: str) -> NatsServer:
+        """The server that leads the stream. It has to exist."""
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            for server in self._live():
+                with contextlib.suppress(OSError, KeyError, IndexError):
+                    found = _asked(server, "/jsz?accounts=true&streams=true")
+                    streams = found["account_details"][0]["stream_detail"]
+                    by_name = {each["name"]: each["cluster"]["leader"] for each in streams}
+                    return next(s for s in self._live() if s.name == by_name[stream])
+            time.sleep(0.05)
+        raise AssertionError(f"nobody leads {stream}")
+
+    def kill(self) -> None:
+        """All of them, at once."""
+        for server in self.servers:
+            server.kill()
+
+    def _live(self) -> list[NatsServer]:
+        return [s for s in self.servers if s.process is not None and s.process.poll() is None]
+
+    def _leader(self) -> NatsServer | None:
+        words = [self._led_by(server) for server in self._live()]
+        for server in self._live():
+            if 2 * words.count(server.name) > len(self.servers):
+                return server
+        return None
+
+    def _led_by(self, server: NatsServer) -> str:
+        with contextlib.suppress(OSError, KeyError):
+            name: str = _asked(server, "/jsz")["meta_cluster"]["leader"]
+            return name
+        return ""
+
+
+def _asked(server: NatsServer, path: str) -> Any:
+    address = server.url.removeprefix("nats://").rpartition(":")[0]
+    with urllib.request.urlopen(f"http://{address}:{_MONITOR_PORT}{path}", timeout=2) as answer:
+        return json.load(answer)
+
+
+@contextlib.contextmanager
+def nats_cluster(folder: Path, nodes: Sequence[Node]) -> Iterator[NatsCluster]:
+    """One that runs, and ends with the block."""
+    cluster = NatsCluster(folder, nodes)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()

@@ -36,8 +36,11 @@ _OURS = "AWS_"
 class S3Server:
     """An endpoint under way. `bucket_url` names a bucket of it; `url` is the endpoint."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes], folder: Path | None) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(
+        self, port: int, process: subprocess.Popen[bytes], folder: Path | None,
+        address: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
+        self.url = f"http://{address}:{port}"
         self._process = process
         self._folder = folder  # of rclone: buckets are folders
         self._names = itertools.count(1)
@@ -74,14 +77,18 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def moto(log: Path) -> Iterator[S3Server]:
-    """An endpoint that keeps its buckets in memory and honours If-None-Match."""
-    command = [sys.executable, "-m", "tests.support.moto_process"]
+def moto(
+    log: Path, *, address: str = "127.0.0.1", prefix: tuple[str, ...] = ()
+) -> Iterator[S3Server]:
+    """An endpoint that keeps its buckets in memory and honours If-None-Match. `prefix` in front of
+    its command runs it somewhere else.
+    """
+    command = [*prefix, sys.executable, "-m", "tests.support.moto_process", address]
     with _running(command, log, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"it ended at once: {log.read_text()[-2000:]}"
-        yield S3Server(int(line), process, None)
+        yield S3Server(int(line), process, None, address)
 
 
 @contextlib.contextmanager
