@@ -12,9 +12,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from actors.dialects.vuer.plan import RoomLimits, VuerDialect
 from edge.dialects.vuer import limits
 from edge.server import Server
-from tests.support.app import RawSocket, masked, running, token, url_of
+from tests.support.app import RawSocket, masked, one_process_only, running, token, url_of
 from tests.support.rtc import ROOM, Peer, insert, message, meta, op, pair, stop_time
 
 pytestmark = pytest.mark.e2e
@@ -228,6 +229,79 @@ async def test_a_liar_about_lamport_and_clock_harms_nobody(tmp_path: Path) -> No
         assert state["lamportTime"] == 50
         async with await Peer.joined(_server, "eve", mode="graph") as eve:
             assert eve.seen[0]["snapshot"]["graph"]["nodes"]["n"]["x"] == 3
+
+
+async def test_who_grows_a_string_is_refused_and_makes_nobodys_messages_dear(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as (_server, ann, bob):
+        await ann.write(insert("big"), insert("small"))
+        grow = op("string.concat", "big", "s", "x" * 60_000)
+        answers = [await bob.write(grow) for _ in range(25)]
+        taken = [frame["mtype"] for frame in answers].count("ack")
+        assert taken == 17  # 1 MiB
+        for answer in answers[taken:]:
+            assert (answer["error"], answer["retryable"]) == ("too_large", False)
+            assert "set shorter values" in answer["message"]
+        (wal,) = (path for path in tmp_path.rglob("*-wal") if path.stat().st_size > 1_000_000)
+        before = wal.stat().st_size
+        for _ in range(10):
+            assert (await ann.write(op("number.add", "small", "x", 1)))["mtype"] == "ack"
+            assert (await bob.write(grow))["error"] == "too_large"
+        assert wal.stat().st_size - before < 10 * 64 * 1024  # pages, not the mebibyte
+        assert (await bob.write(op("string.set", "big", "s", "")))["mtype"] == "ack"
+        assert (await bob.write(grow))["mtype"] == "ack"
+        assert await bob.hash() == await ann.hash()
+
+
+def with_limits(server: Server, **limits: int) -> None:
+    """Rooms of that server hold less: the real limits take minutes to reach."""
+    dialect = VuerDialect(limits=RoomLimits(**limits))
+    server.host.settings.dialects = {dialect.name: dialect}
+
+
+@one_process_only
+async def test_a_room_that_many_medium_nodes_fill_up(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        with_limits(server, room_bytes_max=2_000_000)
+        async with (
+            await Peer.joined(server, "ann") as ann,
+            await Peer.joined(server, "bob") as bob,
+            await Peer.joined(server, "eve", room="elsewhere") as eve,
+        ):
+            await ann.write(insert("n", x=1))
+            answers = [await bob.write(insert(f"m{i}", s="x" * 50_000)) for i in range(50)]
+            taken = [frame["mtype"] for frame in answers].count("ack")
+            assert taken == 39
+            assert {frame.get("error") for frame in answers[taken:]} == {"too_large"}
+            for number in range(20):
+                assert (await ann.write(op("number.set", "n", "x", number)))["mtype"] == "ack"
+            assert (await eve.write(insert("m", s="x" * 50_000)))["mtype"] == "ack"
+            assert (await bob.write(op("string.set", "m0", "s", "")))["mtype"] == "ack"
+            assert (await bob.write(insert("late", s="x" * 40_000)))["mtype"] == "ack"
+            joined = await ann.join(since=0)
+            assert len(joined["snapshot"]["graph"]["nodes"]) <= 41
+            assert await ann.hash() == await bob.hash()
+
+
+@one_process_only
+async def test_a_room_at_its_number_of_nodes_takes_edits_and_no_node(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        with_limits(server, nodes_max=3)
+        async with await Peer.joined(server, "ann") as ann, await Peer.joined(server, "b") as bob:
+            for name in ("n", "m", "l"):
+                assert (await ann.write(insert(name)))["mtype"] == "ack"
+            answer = await bob.write(insert("one more"))
+            assert (answer["error"], answer["retryable"]) == ("too_large", False)
+            assert "at most 3 nodes" in answer["message"]
+            for each in (
+                op("number.set", "n", "x", 7), {"otype": "node.upsert", "key": "m", "path": "-",
+                "value": {"y": 8}}, {"otype": "node.remove", "key": "l", "path": "-"},
+            ):  # fmt: skip
+                assert (await bob.write(each))["mtype"] == "ack", each
+            nodes = (await ann.join(mode="graph"))["snapshot"]["graph"]["nodes"]
+            assert (nodes["n"]["x"], nodes["m"]["y"]) == (7, 8)
+            assert nodes["l"]["_crdt"]["del"] is not None and "one more" not in nodes
 
 
 async def test_a_join_that_never_comes(tmp_path: Path, monkeypatch: Any) -> None:

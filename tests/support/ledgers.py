@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from actors.dialects import dialect_named
+from actors.dialects import Dialect, dialect_named
 from actors.dialects.asterql.envelope import parse_envelope
 from actors.host_settings import Counts
 from actors.ledger import Ledger
@@ -290,8 +290,9 @@ class Bench:
 
     def __init__(
         self, path: Path, policy: ScopePolicy | None = None, *, address: Address = ADDRESS,
-        dialect: str = "asterql",
+        dialect: str = "asterql", made: Dialect | None = None,
     ) -> None:  # fmt: skip
+        self.made = made  # a dialect with settings of its own
         self.path = path
         self.address = address
         self.policy = policy or ScopePolicy()
@@ -300,7 +301,7 @@ class Bench:
             path, address, dialect=dialect, epoch="e1", at=NOW,
             materialize=self.policy.materialize,
         )  # fmt: skip
-        self.scope = Scope(address, ledger, self.policy, self.shell, [])
+        self.scope = Scope(address, ledger, self.policy, self.shell, [], made)
 
     def append(
         self, wanted: list[Draft], tag: Any = None, reply: FakeReply | None = None
@@ -322,7 +323,7 @@ class Bench:
         now = self.shell.now
         self.shell = FakeShell(now)
         ledger = Ledger.open(self.path, self.address)
-        self.scope = Scope(self.address, ledger, self.policy, self.shell, taps or [])
+        self.scope = Scope(self.address, ledger, self.policy, self.shell, taps or [], self.made)
 
     def check(self) -> Checked:
         return check_file(self.path)

@@ -23,6 +23,7 @@ from actors.dialects.vuer.plan import VuerDialect, message_draft
 from actors.dialects.vuer.rooms import BASES, NODES, Held, Room, node_of
 from actors.dialects.vuer.undo import fold, undone_at_end
 from actors.dialects.vuer.validate import check_message
+from actors.dialects.vuer.weight import node_weight
 from actors.host_settings import Counts
 from actors.rows import Key, Overlay, Row, RowCache, wire_value
 from actors.types import Appended, Duplicate, Entry, Rejected
@@ -146,6 +147,7 @@ class RoomServer:
         nodes = [node_of(row) for (coll, _), row in self.stored.items() if coll == NODES]
         room = Room(self._overlay())
         assert room.node_count == sum(n is not None and n.ins is not None for n in nodes)
+        assert room.bytes == sum(map(node_weight, nodes)), "the kept total is not the sum"
         return state_hash(room.root_key, [node for node in nodes if node is not None])
 
     def refolded_hash(self) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from actors.dialects.vuer.message import Message, VuerRefusal, encode_message
 from actors.dialects.vuer.rewrite import rewritten
-from actors.dialects.vuer.rooms import META, Room, message_of, rebased
+from actors.dialects.vuer.rooms import META, Change, Planned, Room, message_of, rebased
 from actors.dialects.vuer.sessions import check_order, note
 from actors.dialects.vuer.validate import LAMPORT_LEAD_MAX, check_message
 from actors.rows import Key, Overlay
@@ -22,8 +22,17 @@ from actors.types import Draft, Entry
 SNAPSHOT_EVERY: Final = 1000  # messages, then the floor moves
 KEEP_TAIL: Final = 100  # messages that stay undoable when it does
 TAIL_BYTES_MAX: Final = 4 << 20  # of big messages fewer are kept: an undo folds them all anew
-NODES_MAX: Final = 100_000
-_INSERTS: Final = frozenset(("node.insert", "node.upsert", "node.inset"))
+
+
+class RoomLimits(msgspec.Struct, frozen=True):
+    """How far a room may grow: weights (weight.py) of one node without its list of children and of
+    all nodes, how many were ever inserted, and how many children one has.
+    """
+
+    node_bytes_max: int = 1 << 20
+    room_bytes_max: int = 256 << 20
+    nodes_max: int = 100_000
+    children_max: int = 100_000
 
 
 class Asked(msgspec.Struct):
@@ -48,6 +57,9 @@ def compact_draft() -> Draft:
     return Draft("", "compact", "", 0)
 
 
+DEFAULT_LIMITS: Final = RoomLimits()
+
+
 class VuerDialect:
     """See actors/dialects/__init__.py for the contract, KeepsBases included."""
 
@@ -56,11 +68,15 @@ class VuerDialect:
     needs_rows = True
     schema = None
 
-    def __init__(self, *, snapshot_every: int = SNAPSHOT_EVERY, keep_tail: int = KEEP_TAIL) -> None:
+    def __init__(
+        self, *, snapshot_every: int = SNAPSHOT_EVERY, keep_tail: int = KEEP_TAIL,
+        limits: RoomLimits = DEFAULT_LIMITS,
+    ) -> None:  # fmt: skip
         if not 0 < keep_tail <= snapshot_every:
             raise ValueError("keep_tail is above 0 and not above snapshot_every")
         self._every = snapshot_every
         self._keep = keep_tail
+        self._limits = limits
 
     # -- plan --------------------------------------------------------------------------------------
 
@@ -80,13 +96,14 @@ class VuerDialect:
         if message.is_meta:
             _check_targets(rows, message, seq, asked.undo_any)
         else:
-            _check_room(room, message)
             kept = rewritten(message, room.scene())
             if kept is not message:
                 kept.server_seq = seq
                 draft.outcome = encode_message(kept)
                 message = kept
-        entry = _entry(message, seq, at)
+        change = room.change(message, seq)
+        _check_room(room, change, self._limits)
+        entry = _entry(message, seq, at, change)
         self._trim(rows, seq, self._every)
         return [entry]
 
@@ -101,10 +118,11 @@ class VuerDialect:
     def apply(self, overlay: Overlay, entry: Entry, only: frozenset[Key] | None = None) -> None:
         """Fold the message in. `only` is never asked: these rows do not lag behind."""
         message, room = message_of(entry), Room(overlay)
-        if entry.kind == META:
-            room.refold(entry, message)
+        if isinstance(entry.data, Planned):
+            change, entry.data = entry.data.change, message
         else:
-            room.apply(entry, message)
+            change = room.change(message, entry.seq)
+        room.store(change, entry.seq)
         note(overlay, message, entry.seq, entry.at)
         overlay.clock = str(max(int(overlay.clock or 0), message.lamport))
 
@@ -125,20 +143,41 @@ def _decoded(draft: Draft) -> Asked:
     return Asked(message, raw.get("prev"), raw.get("undo_any", False))
 
 
-def _entry(message: Message, seq: int, at: int) -> Entry:
+def _entry(message: Message, seq: int, at: int, change: Change) -> Entry:
     stored = msgspec.structs.replace(message, server_seq=seq)
     body = encode_message(stored)
     size = len(body) if body.isascii() else len(body.encode())
     return Entry(
-        seq, at, META if message.is_meta else "msg", message.id, body, size, stored,
-        message.session_id, stamp1=message.lamport,
+        seq, at, META if message.is_meta else "msg", message.id, body, size,
+        Planned(stored, change), message.session_id, stamp1=message.lamport,
     )  # fmt: skip
 
 
-def _check_room(room: Room, message: Message) -> None:
-    fresh = sum(op["otype"] in _INSERTS for op in message.ops)
-    if fresh and room.node_count + fresh > NODES_MAX:
-        raise VuerRefusal("too_large", f"a room holds at most {NODES_MAX} nodes")
+def _check_room(room: Room, change: Change, limits: RoomLimits) -> None:
+    """Refuse what grows beyond a limit; what shrinks is welcome wherever it stands."""
+    if room.node_count < change.count > limits.nodes_max:
+        raise _too_large(
+            f"a room holds at most {limits.nodes_max} nodes, removed ones included: insert under"
+            " the key of a removed one, or go on in another room"
+        )
+    for key, (node, weight) in change.nodes.items():
+        if weight > limits.node_bytes_max and weight > room.weight(key):
+            raise _too_large(
+                f"node {key!r} would have {weight} bytes, at most {limits.node_bytes_max}: set"
+                " shorter values, or spread them over several nodes"
+            )
+        children = len(node.children)
+        if children > limits.children_max and children > len(room.children(key)):
+            raise _too_large(f"node {key!r} has at most {limits.children_max} children")
+    if room.bytes < change.bytes > limits.room_bytes_max:
+        raise _too_large(
+            f"the room would have {change.bytes} bytes, at most {limits.room_bytes_max}: set"
+            " shorter values, or go on in another room"
+        )
+
+
+def _too_large(message: str) -> VuerRefusal:
+    return VuerRefusal("too_large", message)
 
 
 def _check_targets(rows: Overlay, message: Message, seq: int, undo_any: bool) -> None:

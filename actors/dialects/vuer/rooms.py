@@ -3,14 +3,17 @@
 coll `node`   id key: the node at head; `deleted` marks an empty place
 coll `base`   id key: the node at the floor, of every key touched since; null where there was none.
               Other nodes are at the floor what they are at head. Id "" holds the root at the floor.
-coll `room`   id `tree`: `{rootKey, nodes}`; nodes counts those that were ever inserted
+coll `room`   id `tree`: `{rootKey, nodes, bytes}`; nodes counts those ever inserted, bytes is
+              the weight (weight.py) of all of them and of the empty places
 coll `session` id session: `{clock, last, marks}` (sessions.py)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from actors.dialects.vuer.message import Message, decode_message
 from actors.dialects.vuer.node import Node, from_wire, to_wire
@@ -18,6 +21,7 @@ from actors.dialects.vuer.otypes import apply_ops
 from actors.dialects.vuer.scene import Scene
 from actors.dialects.vuer.undo import fold, undone_at_end
 from actors.dialects.vuer.values import deep_equal
+from actors.dialects.vuer.weight import node_weight, weight_change
 from actors.rows import Overlay, Row
 from actors.types import Entry
 
@@ -27,15 +31,24 @@ ROOM: Final = "room"
 TREE: Final = "tree"
 META: Final = "meta"
 UNDONE: Final = 1  # flag of an entry
+_EMPTY: Final = {"rootKey": "", "nodes": 0, "bytes": 0}
 
 
 class Held:
     """A row's value: the node itself, turned to JSON when the row is written."""
 
-    __slots__ = ("node",)
+    __slots__ = ("_weight", "node")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, weight: int | None = None) -> None:
         self.node = node
+        self._weight = weight
+
+    @property
+    def weight(self) -> int:
+        """The node's, found out once."""
+        if self._weight is None:
+            self._weight = node_weight(self.node)
+        return self._weight
 
     def wire(self) -> Any:
         return to_wire(self.node)
@@ -51,9 +64,31 @@ def node_of(row: Row | None) -> Node | None:
     return found
 
 
+class Change(msgspec.Struct):
+    """What a message makes of a room: the nodes that differ with the weight of each (a blank one is
+    to go), then the room's root and totals. `flags` are those of entries, by seq.
+    """
+
+    nodes: dict[str, tuple[Node, int]]
+    root_key: str
+    count: int
+    bytes: int
+    flags: dict[int, int] = {}
+
+
+class Planned(msgspec.Struct):
+    """What an entry carries from its plan to its apply."""
+
+    message: Message
+    change: Change
+
+
 def message_of(entry: Entry) -> Message:
     """The message of an entry."""
-    return entry.data if isinstance(entry.data, Message) else decode_message(entry.body)
+    data = entry.data
+    if isinstance(data, Planned):
+        return data.message
+    return data if isinstance(data, Message) else decode_message(entry.body)
 
 
 class Room:
@@ -62,6 +97,7 @@ class Room:
     def __init__(self, rows: Overlay) -> None:
         self.rows = rows
         self._tree = rows.get(ROOM, TREE)
+        self._recounted: int | None = None
 
     @property
     def root_key(self) -> str:
@@ -71,6 +107,30 @@ class Room:
     def node_count(self) -> int:
         """How many nodes were ever inserted and are kept."""
         return 0 if self._tree is None else int(self._tree.value["nodes"])
+
+    @property
+    def bytes(self) -> int:
+        """The weight of all nodes and empty places."""
+        if self._tree is None:
+            return 0
+        found: int | None = self._tree.value.get("bytes", self._recounted)
+        if found is None:  # a file from before there was a limit
+            found = self._recounted = self.recount()
+        return found
+
+    def recount(self) -> int:
+        """`bytes`, of the nodes themselves: reads them all."""
+        return sum(map(self.weight, self.rows.ids(NODES)))
+
+    def children(self, key: str) -> Collection[str]:
+        """The keys attached to a key."""
+        node = self.node(key)
+        return () if node is None else node.children
+
+    def weight(self, key: str) -> int:
+        """Of one node."""
+        row = self.rows.get(NODES, key)
+        return 0 if row is None or node_of(row) is None else int(row.value.weight)
 
     def node(self, key: str) -> Node | None:
         return node_of(self.rows.get(NODES, key))
@@ -93,17 +153,20 @@ class Room:
         """The room at the floor."""
         return Scene(self.base, self.base_root)
 
-    # -- writing -----------------------------------------------------------------------------------
+    # -- folding -----------------------------------------------------------------------------------
 
-    def apply(self, entry: Entry, message: Message) -> None:
-        """Fold one more message into the rows."""
+    def change(self, message: Message, seq: int) -> Change:
+        """What one more message makes of the room; an undo or redo folds all messages since the
+        floor anew.
+        """
+        if message.is_meta:
+            return self._refolded(message, seq)
         scene = self.scene()
         apply_ops(scene, message)
-        self._store(scene.changed, scene.root_key, entry.seq)
+        return self._weighed(scene.changed, scene.root_key)
 
-    def refold(self, entry: Entry, message: Message) -> None:
-        """Fold an undo or redo into the rows: all messages since the floor anew."""
-        history = self.rows.history(entry.seq)
+    def _refolded(self, message: Message, seq: int) -> Change:
+        history = self.rows.history(seq)
         messages = [message_of(before) for before in history]
         scene = self.base_scene()
         undone = undone_at_end([*messages, message])
@@ -114,33 +177,56 @@ class Room:
             old = self.node(key)
             if not _same(new, old or Node(key=key)):
                 changed[key] = new
-        self._store(changed, scene.root_key, entry.seq)
+        change = self._weighed(changed, scene.root_key)
         seqs = {before.cause: before.seq for before in history}
-        for target, _ in message.targets:
-            if target in seqs:
-                self.rows.flags[seqs[target]] = UNDONE if target in undone else 0
+        change.flags = {
+            seqs[target]: UNDONE if target in undone else 0
+            for target, _ in message.targets
+            if target in seqs
+        }
+        return change
 
-    def _store(self, changed: dict[str, Node], root_key: str, seq: int) -> None:
-        rows, count = self.rows, self.node_count
+    def _weighed(self, changed: dict[str, Node], root_key: str) -> Change:
+        nodes: dict[str, tuple[Node, int]] = {}
+        count, total = self.node_count, self.bytes
         for key, node in changed.items():
+            row = self.rows.get(NODES, key)
+            before = node_of(row)
+            grown = weight_change(before, node)
+            total += grown
+            if row is None or before is None:
+                count += node.ins is not None
+                nodes[key] = node, grown
+            else:
+                count += (node.ins is not None) - (before.ins is not None)
+                nodes[key] = node, row.value.weight + grown
+        return Change(nodes, root_key, count, total)
+
+    def store(self, change: Change, seq: int) -> None:
+        """Write the change into the rows."""
+        rows = self.rows
+        for key, (node, weight) in change.nodes.items():
             old = rows.get(NODES, key)
             if rows.get(BASES, key) is None:
                 deleted = old is not None and old.deleted
                 value = None if old is None else old.value
                 rows.replace(BASES, key, Row(value, 1, seq, 0, deleted=deleted))
-            before = node_of(old)
-            count += (node.ins is not None) - (before is not None and before.ins is not None)
             if node.blank:
                 rows.remove(NODES, key)
             else:
                 rev = 1 if old is None else old.rev + 1
-                rows.replace(NODES, key, Row(Held(node), rev, seq, 0, deleted=node.ins is None))
-        if (root_key, count) != (self.root_key, self.node_count):
-            if rows.get(BASES, "") is None:
-                rows.replace(BASES, "", Row({"rootKey": self.root_key}, 1, seq, 0))
-            rev = 1 if self._tree is None else self._tree.rev + 1
-            self._tree = Row({"rootKey": root_key, "nodes": count}, rev, seq, 0)
-            rows.replace(ROOM, TREE, self._tree)
+                value = Held(node, weight)
+                rows.replace(NODES, key, Row(value, rev, seq, 0, deleted=node.ins is None))
+        rows.flags |= change.flags
+        known = _EMPTY if self._tree is None else self._tree.value
+        new = {"rootKey": change.root_key, "nodes": change.count, "bytes": change.bytes}
+        if new == known:
+            return
+        if change.root_key != self.root_key and rows.get(BASES, "") is None:
+            rows.replace(BASES, "", Row({"rootKey": self.root_key}, 1, seq, 0))
+        rev = 1 if self._tree is None else self._tree.rev + 1
+        self._tree = Row(new, rev, seq, 0)
+        rows.replace(ROOM, TREE, self._tree)
 
 
 def _same(a: Node, b: Node) -> bool:

@@ -16,8 +16,11 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Final
 
+import msgspec
+
 BLOCK_MAX: Final = 128  # runs; measured: 64 to 256 differ little
 INIT: Final = "@init"  # author of what was a plain string before
+RUN_WEIGHT: Final = 32  # of a run besides author and content: two numbers and signs of JSON
 Run = tuple[str, int, int, str | None]
 Range = tuple[str, int, int]  # author, n, count
 
@@ -93,9 +96,14 @@ def _shown(runs: Iterable[Run]) -> int:
     return sum(run[2] for run in runs if run[3] is not None)
 
 
+def _continues(a: Run, b: Run) -> bool:
+    """Whether b, of the same author, goes on where a ends, seen or not like it."""
+    return a[1] + a[2] == b[1] and (a[3] is None) is (b[3] is None)
+
+
 def _joined(a: Run, b: Run) -> Run | None:
     """One run for both, where b of the same author continues a."""
-    if a[1] + a[2] != b[1] or (a[3] is None) is not (b[3] is None):
+    if not _continues(a, b):
         return None
     content = None if a[3] is None or b[3] is None else a[3] + b[3]
     return a[0], a[1], a[2] + b[2], content
@@ -105,6 +113,22 @@ def _part(run: Run, start: int, end: int) -> Run:
     """Characters start..end of the run, counted from its first."""
     author, n, _, content = run
     return author, n + start, end - start, None if content is None else content[start:end]
+
+
+def _weight(run: Run) -> int:
+    """At least the bytes of the run's JSON, and of the content's in the plain string."""
+    content = run[3]
+    return RUN_WEIGHT + len(run[0]) + (2 * _content_bytes(content) if content else 0)
+
+
+def _content_bytes(content: str) -> int:
+    """Length of its JSON without quotes, so that the parts of a content add up to it."""
+    return len(msgspec.json.encode(content)) - 2
+
+
+def _shared(a: Run, b: Run) -> int:
+    """What two neighbours weigh less because they are written as one."""
+    return RUN_WEIGHT + len(a[0]) if a[0] == b[0] and _continues(a, b) else 0
 
 
 def _compact(runs: Iterable[Run]) -> list[Run]:
@@ -122,7 +146,7 @@ def _compact(runs: Iterable[Run]) -> list[Run]:
 class Text:
     """See the module. Positions and counts are code points."""
 
-    __slots__ = ("_blocks", "_index", "_next", "_numbers", "_sizes", "_string")
+    __slots__ = ("_blocks", "_index", "_next", "_numbers", "_sizes", "_string", "_weight")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         every = _compact(runs)
@@ -133,6 +157,7 @@ class Text:
         self._sizes = list(map(_shown, blocks))
         self._next = len(blocks)
         self._string: str | None = None
+        self._weight: int | None = None  # not asked for yet
         starts: dict[str, list[tuple[int, int]]] = {}
         for number, block in enumerate(blocks):
             for author, n, _, _ in block:
@@ -175,6 +200,13 @@ class Text:
     def empty(self) -> bool:
         """There is no character, seen or not."""
         return not self._blocks
+
+    @property
+    def weight(self) -> int:
+        """See weight.py. Found out once; edits carry it on."""
+        if self._weight is None:
+            self._weight = sum([_weight(run) for run in _compact(self)])
+        return self._weight
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -322,6 +354,10 @@ class Text:
             )
         new = Text.__new__(Text)
         new._string = None
+        new._weight = None
+        if self._weight is not None:
+            new._weight = self._weight + sum(map(_weight, after)) - sum(map(_weight, before))
+            new._weight += self._shared_around(at, block) - self._shared_around(at, runs)
         new._index = index_by_author
         new._blocks, new._sizes = self._blocks.copy(), self._sizes.copy()
         new._numbers, new._next = self._numbers, self._next  # shared until a block is split
@@ -339,6 +375,15 @@ class Text:
         new._numbers.insert(at + 1, self._next)
         new._next += 1
         return new
+
+    def _shared_around(self, at: int, runs: tuple[Run, ...]) -> int:
+        """What the first and last of `runs` share with the blocks around block `at`."""
+        found = 0
+        if at > 0:
+            found += _shared(self._blocks[at - 1][-1], runs[0])
+        if at + 1 < len(self._blocks):
+            found += _shared(runs[-1], self._blocks[at + 1][0])
+        return found
 
 
 _NO_STARTS: Final = _Starts([], [])
