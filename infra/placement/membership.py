@@ -17,7 +17,8 @@ What a host may do follows from its own renewals:
 | taken by another life of its name | never again | until the other claims them |
 
 Serving on is safe: whoever went past it has made its next batch impossible, and it learns that
-before it answers.
+before it answers. A host that renews again after such a time counts it in `lapses`: others may have
+its scopes, so it settles each anew.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Membership:
         self.me = me
         self.ttl_s = ttl_s
         self.superseded = False
+        self.lapses = 0  # how often we came back after others may have taken us for dead
         self._seen: dict[str, _Seen] = {}
         self._renewed_at: float | None = None
         self._mark = 0  # of our newest record
@@ -105,6 +107,8 @@ class Membership:
     def renewed(self, sent_at: float, mark: int) -> None:
         """The engine has confirmed our record, asked for at `sent_at`."""
         assert self.me is not None
+        if self._renewed_at is not None and sent_at - self._renewed_at > self.ttl_s:
+            self.lapses += 1
         self._renewed_at, self._mark = sent_at, mark
         self._heard(Record(self.me, mark))
 

@@ -38,11 +38,19 @@ class Placement(Protocol):
     def me(self) -> HostInfo | None:
         """This host; None for a process that owns nothing."""
 
+    @property
+    def lapses(self) -> int:
+        """How often this host was silent for so long that others may have its scopes."""
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another process goes on under this host's name."""
+
     def may_claim(self) -> bool:
         """Whether this host may take a scope that it has not settled yet."""
 
     def watch(self, changed: Callable[[View], None]) -> None:
-        """Have `changed` called on the loop with each new view, until `aclose`."""
+        """Have `changed` called on the loop with each new view and after lapses, until `aclose`."""
 
     def poke(self) -> None:
         """Something contradicts the view: look again soon."""
@@ -51,6 +59,9 @@ class Placement(Protocol):
         """Join. Raises ConfigError or StorageError where that cannot work; a silent engine is
         waited for in the background.
         """
+
+    async def joined(self) -> None:
+        """Wait until this host is known to the engine and has seen the others."""
 
     async def drain(self) -> None:
         """Tell everybody that this host takes nothing new. Returns when it is known here; the

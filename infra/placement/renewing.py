@@ -64,6 +64,7 @@ class RenewingPlacement:
         self._tasks = TaskOwner()
         self._poked = asyncio.Event()
         self._trouble = ""
+        self._told = (0, False)  # lapses and superseded, as watchers know them
         self._closing = False
         self._joined = asyncio.Event()
 
@@ -74,6 +75,14 @@ class RenewingPlacement:
     @property
     def me(self) -> HostInfo | None:
         return self._membership.me
+
+    @property
+    def lapses(self) -> int:
+        return self._membership.lapses
+
+    @property
+    def superseded(self) -> bool:
+        return self._membership.superseded
 
     def may_claim(self) -> bool:
         return self._membership.may_claim(self._monotonic())
@@ -150,10 +159,13 @@ class RenewingPlacement:
 
     def _tell(self) -> None:
         view = self._membership.view(self._monotonic())
-        if view == self._view:
+        told = (self.lapses, self.superseded)
+        if view == self._view and told == self._told:
             return
-        self._view = view
-        log.info("hosts %s fresh=%s", ",".join(
-            f"{host.name}:{host.state.value}" for host in view.hosts), view.fresh)  # fmt: skip
+        if view != self._view:
+            self._view = view
+            log.info("hosts %s fresh=%s", ",".join(
+                f"{host.name}:{host.state.value}" for host in view.hosts), view.fresh)  # fmt: skip
+        self._told = told
         for changed in list(self._watchers):
             changed(view)

@@ -26,6 +26,16 @@ class StaticPlacement:
         self.me: HostInfo | None = by_name[name]
         self.view = View(hosts=tuple(by_name[name] for name in sorted(by_name)), fresh=True)
 
+    @property
+    def lapses(self) -> int:
+        """Never: nobody is taken for dead."""
+        return 0
+
+    @property
+    def superseded(self) -> bool:
+        """Nobody would notice."""
+        return False
+
     def may_claim(self) -> bool:
         """Until it drains: nobody else takes its scopes."""
         return self.me is not None and self.me.state is HostState.UP
@@ -38,6 +48,9 @@ class StaticPlacement:
 
     async def start(self) -> None:
         """Nothing to join."""
+
+    async def joined(self) -> None:
+        """As above."""
 
     async def drain(self) -> None:
         """This host refuses what is new; the others are not told."""

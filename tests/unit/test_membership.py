@@ -203,3 +203,15 @@ async def test_static_hosts_are_always_there() -> None:
             StaticPlacement(hosts, wrong)
     with pytest.raises(ConfigError):
         StaticPlacement([*hosts, hosts[0]], "a")
+
+
+def test_a_host_that_was_silent_too_long_knows_it_when_it_is_back() -> None:
+    member = Membership(A, ttl_s=TTL)
+    seen_every(member, 0, 20)
+    assert member.lapses == 0
+    member.renewed(30, 30)  # 15 s after the one before: not too long
+    assert member.lapses == 0
+    member.renewed(45.1, 31)
+    assert member.lapses == 1 and member.may_claim(45.2)
+    member.renewed(50, 32)
+    assert member.lapses == 1
