@@ -1,4 +1,4 @@
-"""A scope that this edge follows in another process: one stream, shared by all its taps.
+"""A scope that this edge follows: one stream, shared by all its taps.
 
 Always true: `bounds` is what the taps have been told last; of a stream that was joined again they
 hear `moved` or `reset` before anything else, and nothing twice.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -17,6 +18,15 @@ from infra.errors import HoldfastError
 from infra.link.connection import Link
 
 _AGAIN = frozenset({"moved", "closed", "fenced", "try_later", "busy"})
+
+
+class Stream(Protocol):
+    """One life of what is followed. `source` names who has the scope."""
+
+    source: str
+
+    def leave(self) -> None:
+        """Nobody listens any more."""
 
 
 class Followed:
@@ -30,27 +40,31 @@ class Followed:
         self.ready = asyncio.Event()
         self.error: HoldfastError | None = None
         self._rejoin = rejoin
-        self._stream: _Stream | None = None
+        self.stream: Stream | None = None
 
     def join(self, link: Link) -> None:
         """Follow over this link from now on."""
-        self.leave()
-        stream = _Stream(self, link)
-        self._stream = stream
+        stream = _LinkStream(self, link)
+        self.follow(stream)
         try:
             stream.number = link.ask("subscribe", w.encode(w.Ask(*self.address)), stream)
         except HoldfastError:
-            self._stream = None  # the link has ended: the next one joins
+            self.stream = None  # the link has ended: the next one joins
+
+    def follow(self, stream: Stream) -> None:
+        """Listen to this one instead of what there was."""
+        self.leave()
+        self.stream = stream
 
     def leave(self) -> None:
         """Follow no longer."""
-        stream, self._stream = self._stream, None
+        stream, self.stream = self.stream, None
         if stream is not None:
-            stream.link.cancel(stream.number)
+            stream.leave()
 
-    def heard(self, stream: _Stream, payload: msgspec.Raw) -> None:
+    def heard(self, stream: Stream, payload: msgspec.Raw) -> None:
         """A notice came."""
-        if stream is not self._stream:
+        if stream is not self.stream:
             return
         notice: w.Notice = w.decode_notice(payload)
         before, bounds = self.bounds, notice.where.bounds()
@@ -70,9 +84,11 @@ class Followed:
                 for tap in tuple(self.taps):
                     tap.reset(bounds)
             case w.Following():
-                self._began(before, bounds)
+                self.began(before, bounds)
 
-    def _began(self, before: Bounds, bounds: Bounds) -> None:
+    def began(self, before: Bounds, bounds: Bounds) -> None:
+        """A stream begins at `bounds`; taps hear what happened since the one `before`."""
+        self.bounds = bounds
         self.error = None
         if self.ready.is_set():
             cut = before.epoch not in ("", bounds.epoch) or bounds.head < before.head
@@ -85,11 +101,11 @@ class Followed:
                     tap.durable(bounds)
         self.ready.set()
 
-    def ended(self, stream: _Stream, error: HoldfastError) -> None:
+    def ended(self, stream: Stream, error: HoldfastError) -> None:
         """The stream is over."""
-        if stream is not self._stream:
+        if stream is not self.stream:
             return
-        self._stream = None
+        self.stream = None
         if error.code == "link_lost":
             return  # joined again with the next link
         if error.code in _AGAIN or self.ready.is_set():
@@ -99,13 +115,17 @@ class Followed:
         self.ready.set()
 
 
-class _Stream:
-    """One life of it; fits infra.link.connection.Caller."""
+class _LinkStream:
+    """Of a scope in another process; fits infra.link.connection.Caller."""
 
     def __init__(self, followed: Followed, link: Link) -> None:
         self.link = link
         self.number = 0
+        self.source = link.peer
         self._followed = followed
+
+    def leave(self) -> None:
+        self.link.cancel(self.number)
 
     def part(self, payload: msgspec.Raw) -> None:
         self._followed.heard(self, payload)

@@ -75,7 +75,7 @@ class Host(StateReads):
         self._nonce = ids.new_nonce()
         self._noted: set[Scope] = set()  # the index knows that they are being written
         self.failures: dict[Address, HoldfastError] = {}
-        self._returns: dict[Scope, asyncio.Future[None]] = {}
+        self.returns: dict[Scope, asyncio.Future[None]] = {}
         self._closing: set[Scope] = set()
         self._closed_files = 0  # since memory was last given back
         self._dirty: dict[Scope, None] = {}  # committed in this loop round
@@ -148,12 +148,12 @@ class Host(StateReads):
                 await self.settled(address)
         if self.waking is not None:
             await self.waking.drain(self.settings.drain_s)
-        while lent := [self._returns[s] for s in self.open_scopes.values() if s.lent]:
+        while lent := [self.returns[s] for s in self.open_scopes.values() if s.lent]:
             await asyncio.wait(lent)  # a checkpoint has the handle
         for scope in list(self.open_scopes.values()):
-            self._close_scope(scope)
-        while self._returns:
-            await asyncio.wait(list(self._returns.values()))
+            self.close_scope(scope)
+        while self.returns:
+            await asyncio.wait(list(self.returns.values()))
         await self.tasks.aclose()
         if self.waking is not None:
             await self.waking.replication.aclose()
@@ -261,7 +261,7 @@ class Host(StateReads):
                 await self.waking.until_proven(scope)
             if not scope.lent:
                 return scope
-            await asyncio.shield(self._returns[scope])  # others wait for the same future
+            await asyncio.shield(self.returns[scope])  # others wait for the same future
 
     def open(
         self, address: Address, *, create: bool, fetched: Fetched | None = None
@@ -323,7 +323,7 @@ class Host(StateReads):
             raise Busy("too many scopes are open at once", retry_after_ms=200)
         idle = [scope for scope in self.open_scopes.values() if not scope.busy]
         for scope in sorted(idle, key=lambda scope: scope.used_at)[: max(over, 8)]:
-            self._close_scope(scope)
+            self.close_scope(scope)
 
     # -- what scopes ask of their host (actors.shell.Shell) --------------------------------------
 
@@ -351,7 +351,7 @@ class Host(StateReads):
             self.barrier.mark(scope)
 
     def lend(self, scope: Scope, work: Callable[[], None]) -> None:
-        self._returns[scope] = self._loop.create_future()
+        self.returns[scope] = self._loop.create_future()
         self.tasks.spawn(self._lent(scope, work), name=f"lent {scope.address.scope[:40]}")
 
     async def _lent(self, scope: Scope, work: Callable[[], None]) -> None:
@@ -365,7 +365,7 @@ class Host(StateReads):
                 scope.lend_failed(error)
         finally:
             scope.returned()
-            self._returns.pop(scope).set_result(None)
+            self.returns.pop(scope).set_result(None)
 
     def failed(self, scope: Scope, error: HoldfastError) -> None:
         """Take the scope out of service; its file stays as it is for an operator."""
@@ -423,7 +423,7 @@ class Host(StateReads):
             limit = self.now_ms() - idle_ms
             idle = [s for s in self.open_scopes.values() if s.used_at <= limit and not s.busy]
             for scope in idle:
-                self._close_scope(scope)
+                self.close_scope(scope)
             if self.waking is not None:
                 await self.waking.evict()
             closed = self._closed_files
@@ -431,7 +431,7 @@ class Host(StateReads):
                 self._closed_files = 0
                 trim_memory()
 
-    def _close_scope(self, scope: Scope) -> None:
+    def close_scope(self, scope: Scope) -> None:
         if scope in self._closing:
             return
         if scope.address not in self.failures:
@@ -444,12 +444,12 @@ class Host(StateReads):
     def _begin_closing(self, scope: Scope) -> None:
         self._closing.add(scope)
         scope.lent = True
-        self._returns[scope] = self._loop.create_future()
+        self.returns[scope] = self._loop.create_future()
 
     async def discard(self, scope: Scope) -> None:
         """Close a scope whose history is another's now."""
-        while scope.lent and scope in self._returns:
-            await asyncio.shield(self._returns[scope])
+        while scope.lent and scope in self.returns:
+            await asyncio.shield(self.returns[scope])
         if scope not in self._closing:
             self._begin_closing(scope)
             await self._closed(scope)
@@ -480,7 +480,7 @@ class Host(StateReads):
             self._closing.discard(scope)
             self._closed_files += 1
             self.resubmit(address, scope.drain())
-            self._returns.pop(scope).set_result(None)
+            self.returns.pop(scope).set_result(None)
 
     def resubmit(self, address: Address, requests: list[Request]) -> None:
         """Requests that came while the file was not at hand go to the scope that follows."""

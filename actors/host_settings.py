@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from actors.dialects import Dialect
 from actors.replication import BucketSettings
@@ -29,6 +29,8 @@ class HostSettings:
     `dialects` are those an application has configured, by name; the registry has the others.
     `process` names one of several processes on one directory: its lock and its index are its own,
     of the ledgers it has those that it `owns`, all of which lie in the folder `home`.
+    `claim` is awaited before a scope of a shared bucket is opened, with whether the host was just
+    fenced there; it raises where the scope is not this host's to take.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class HostSettings:
         process: str = "",
         home: str = "*",
         owns: Callable[[Address], bool] = lambda _address: True,
+        claim: Callable[[Address, bool], Awaitable[None]] | None = None,
     ) -> None:
+        self.claim = claim
         self.process = process
         self.home = home
         self.owns = owns

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -35,9 +36,11 @@ class Peer:
     """`link` is None while there is none. `up` is set while there is one."""
 
     def __init__(
-        self, port: RemotePort, name: str, find: Find, key: bytes, me: str, *, lazy: bool = False
-    ) -> None:
+        self, port: RemotePort, name: str, find: Find, key: bytes, me: str, *, lazy: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
+        self._tls = tls
         self.asleep = False  # it said that it is about to end, and to be found again when wanted
         self.wanted = asyncio.Event()
         if not lazy:
@@ -60,7 +63,8 @@ class Peer:
         while True:
             await self.wanted.wait()
             try:
-                link = await dial(await self._find(self.name), self._me, self._key, service)
+                place = await self._find(self.name)
+                link = await dial(place, self._me, self._key, service, self._tls)
             except (HoldfastError, TimeoutError) as error:
                 log.debug("no link peer=%s error=%s", self.name, error)
                 self._expire()
@@ -137,11 +141,22 @@ class Peer:
         while self._waiting and self._waiting[0].until <= now:
             self._waiting.popleft().give_up()
 
-    def close(self) -> None:
-        """No more of this."""
+    def dismiss(self) -> list[Sent]:
+        """It has gone for good: what waits for it, for others to take. Whoever waits for a link
+        looks again who has the scope.
+        """
         if self._again is not None:
             self._again.cancel()
+        waiting = list(self._waiting)
+        self._waiting.clear()
         if self.link is not None:
             self.link.close()
-        while self._waiting:
-            self._waiting.popleft().give_up()
+            self.link = None
+        self.up.set()
+        return waiting
+
+    def close(self) -> None:
+        """No more of this."""
+        for request in self.dismiss():
+            request.give_up()
+        self.up.clear()

@@ -325,10 +325,7 @@ class RemotePort:
         followed = self._followed.get(address)
         if followed is None:
             followed = self._followed[address] = Followed(address, self._rejoin)
-            peer = self.peer_of(address)
-            peer.wake()
-            if peer.link is not None:
-                followed.join(peer.link)
+            self._join(followed)
         followed.waiting += 1
         try:
             async with asyncio.timeout(ANSWER_WAIT_S):
@@ -342,6 +339,12 @@ class RemotePort:
             followed.waiting -= 1
             self._let_go(followed)
         return followed.bounds
+
+    def _join(self, followed: Followed) -> None:
+        peer = self.peer_of(followed.address)
+        peer.wake()
+        if peer.link is not None:  # else `connected` does it
+            followed.join(peer.link)
 
     def unsubscribe(self, address: Address, tap: Tap) -> None:
         followed = self._followed.get(address)
@@ -361,11 +364,8 @@ class RemotePort:
         loop.call_later(0.05, self._join_again, followed)
 
     def _join_again(self, followed: Followed) -> None:
-        if self.closed or self._followed.get(followed.address) is not followed:
-            return
-        link = self.peer_of(followed.address).link
-        if link is not None:  # else `connected` does it
-            followed.join(link)
+        if not self.closed and self._followed.get(followed.address) is followed:
+            self._join(followed)
 
     # -- inspection (actors.inspection.Inspector) ------------------------------------------------
 

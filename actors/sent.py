@@ -56,13 +56,16 @@ class Sent:
 
     def failed(self, error: HoldfastError) -> None:
         if error.code in ELSEWHERE and clock.monotonic() < self.until and not self.port.closed:
-            self.peer.repeat(self)
+            self._repeat()
         else:
             self._settle([rejected(error)] * len(self.drafts), EMPTY)
 
     def give_up(self) -> None:
         """Whether it was written is not known; repeating is safe."""
         self.failed(TryLater("the scope's process does not answer", retry_after_ms=1000))
+
+    def _repeat(self) -> None:
+        self.peer.repeat(self)
 
     def _mine(self, at: int, outcome: Outcome) -> Outcome:
         # Nobody else can have used such a cause: it was written the first time it was sent.

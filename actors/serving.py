@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -46,7 +46,11 @@ class Moved(Closed):
 class Serving:
     """Fits infra.link.connection.Service. `owns` says which scopes are this process's."""
 
-    def __init__(self, host: Host, owns: Callable[[Address], bool] = lambda _address: True) -> None:
+    def __init__(
+        self, host: Host, owns: Callable[[Address], bool] = lambda _address: True,
+        *, more: Mapping[str, Method] | None = None,
+    ) -> None:  # fmt: skip
+        self._methods = {**_METHODS, **(more or {})}
         self.host = host
         self.owns = owns
         self.links: set[Link] = set()
@@ -68,7 +72,7 @@ class Serving:
                 return None
             if method == "subscribe":
                 return self._subscribe(link, stream, payload)
-            answer = _METHODS.get(method)
+            answer = self._methods.get(method)
             if answer is None:
                 raise LinkError(f"no method {method[:40]!r}")
             running = _Running(link, stream)

@@ -67,6 +67,10 @@ class Waking:
         mailbox.put(request)
         self._begin(address)
 
+    def waking(self, address: Address) -> bool:
+        """Whether the scope is being looked for just now."""
+        return address in self._fetching
+
     async def fetch(self, address: Address) -> Scope | None:
         """The scope, open; None where it exists nowhere. Raises Unavailable or TryLater."""
         return _scope_of(await asyncio.shield(self._begin(address)))
@@ -84,6 +88,8 @@ class Waking:
         scope: Scope | None = None
         try:
             aside = None if instead_of is None else await self._put_aside(instead_of)
+            if self._host.settings.claim is not None:
+                await self._host.settings.claim(address, instead_of is not None)
             async with self._turns:
                 scope = await self._find(address, aside)
             if scope is None and address in self._parked:

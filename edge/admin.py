@@ -22,6 +22,8 @@ def add_routes(app: web.Application) -> None:
     """Mount the admin surface."""
     app.router.add_get("/v1/scopes", _list)
     app.router.add_get("/v1/scopes/{tenant}/{scope:.+}", _show)
+    app.router.add_get("/v1/hosts", _hosts)
+    app.router.add_post("/v1/hosts/{name}/drain", _drain)
     app.router.add_get("/v1/whoami", _whoami)
 
 
@@ -38,6 +40,24 @@ async def _whoami(request: web.Request) -> web.Response:
     return web.json_response(
         {"id": principal.id, "tenant": principal.tenant, "expires_at_ms": principal.expires_at_ms}
     )
+
+
+async def _hosts(request: web.Request) -> web.Response:
+    """The live hosts by name, as this one sees them; none where there is one host only."""
+    await require_admin(request)
+    hosts = server_of(request).hosts
+    found = [] if hosts is None else await hosts.admin.hosts()
+    return web.json_response({"hosts": found})
+
+
+async def _drain(request: web.Request) -> web.Response:
+    """Have a host hand over its scopes; answers once it has begun."""
+    await require_admin(request)
+    hosts, name = server_of(request).hosts, request.match_info["name"]
+    if hosts is None:
+        raise Problem("not_found", "this server is one host alone")
+    await hosts.admin.drain(name)
+    return web.json_response({"name": name, "state": "draining"}, status=202)
 
 
 async def _list(request: web.Request) -> web.Response:

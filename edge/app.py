@@ -76,7 +76,8 @@ async def _healthz(request: web.Request) -> web.Response:
 
 async def _readyz(request: web.Request) -> web.Response:
     """New clients are welcome."""
-    stopping = server_of(request).runtime.stopping
+    server = server_of(request)
+    stopping = server.runtime.stopping or (server.hosts is not None and server.hosts.draining)
     return web.json_response(
         {"status": "stopping" if stopping else "ready"}, status=503 if stopping else 200
     )

@@ -18,7 +18,9 @@ from edge.tokens import TokenKey, check_keys
 from infra import limits
 from infra.errors import ConfigError
 from infra.objects import parse_url
+from infra.placement.hosts import HostInfo, check_host
 
+LINK_KEY_BYTES_MIN = 32
 Level = Literal["local", "replicated"]
 Durability = Literal["auto", "local", "replicated"]
 REPLICATED_KINDS = ("strata:", "keep:")  # their clients cannot refill what a lost disk took
@@ -137,6 +139,54 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "true or false",
         ),
     ] = False
+    hosts: Annotated[
+        Literal["none", "static", "s3", "nats"],
+        _doc(
+            "How several hosts on one bucket find each other: a fixed list, records in the bucket, "
+            "or NATS; `none` is one host. See scaling.md.",
+            "choice",
+        ),
+    ] = "none"
+    host_name: Annotated[
+        str, _doc("What this host is called, unlike any other; needed with `hosts`.", "name")
+    ] = ""
+    host_weight: Annotated[
+        int, Meta(ge=1, le=256), _doc("Its share of the scopes against the others'.", "parts")
+    ] = 1
+    hosts_static: Annotated[
+        tuple[str, ...],
+        _doc("With `static`, every host as `NAME@LINK` or `NAME@LINK*WEIGHT`.", "list"),
+    ] = ()
+    hosts_ttl_s: Annotated[
+        float,
+        Meta(ge=1, le=600),
+        _doc("A host that has not renewed its record for so long is taken for dead.", "seconds"),
+    ] = 15.0
+    link_listen: Annotated[
+        str,
+        _doc("Where other hosts reach this one: `tcp:HOST:PORT` or `tls:HOST:PORT`.", "address"),
+    ] = "tcp:127.0.0.1:0"
+    link_address: Annotated[
+        str,
+        _doc("What others dial, where that is not `link_listen`, as with 0.0.0.0.", "address"),
+    ] = ""
+    link_key: Annotated[
+        str, _doc("What hosts prove to each other to have; at least 32 bytes, alike.", "secret")
+    ] = ""
+    link_certificate: Annotated[str, _doc("PEM chain this host shows on `tls:` links.", "path")] = (
+        ""
+    )
+    link_certificate_key: Annotated[str, _doc("PEM key of link_certificate.", "path")] = ""
+    link_ca: Annotated[
+        str, _doc("PEM of who signs the hosts' certificates; empty is the system's.", "path")
+    ] = ""
+    nats_url: Annotated[
+        tuple[str, ...], _doc("With `hosts` nats, the servers: nats://HOST:PORT.", "list")
+    ] = ()
+    nats_bucket: Annotated[
+        str, _doc("Key-value bucket in NATS for the hosts' records.", "name")
+    ] = "holdfast-hosts"
+    nats_credentials: Annotated[str, _doc("NATS credentials file.", "path")] = ""
     adopt_bucket: Annotated[
         bool,
         _doc(
@@ -272,6 +322,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _doc("The faster event loop: where installed, always, never.", "choice"),
     ] = "auto"
 
+    @property
+    def shares_bucket(self) -> bool:
+        """Whether several hosts may own the same scopes."""
+        return self.shared_bucket or self.hosts != "none"
+
     def settings_for(self, scope: str) -> ScopeSettings:
         """The general values with every matching entry of `scopes` laid over them, in order."""
         merged: dict[str, Any] = {
@@ -283,7 +338,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     if (value := getattr(override, name)) is not None:
                         merged[name] = value
         if merged["durability"] == "auto":
-            safe = self.bucket and (self.shared_bucket or scope.startswith(REPLICATED_KINDS))
+            safe = self.bucket and (self.shares_bucket or scope.startswith(REPLICATED_KINDS))
             merged["durability"] = "replicated" if safe else "local"
         return ScopeSettings(**merged)
 
@@ -314,7 +369,7 @@ def keys() -> tuple[Key, ...]:
     return tuple(found)
 
 
-SECRET_KEYS = frozenset({"token_keys", "keep_secrets"})
+SECRET_KEYS = frozenset({"token_keys", "keep_secrets", "link_key"})
 
 
 def check(config: Config) -> None:
@@ -323,6 +378,7 @@ def check(config: Config) -> None:
     for pattern in config.scopes:
         check_pattern(pattern)
     levels = [config.durability, *(override.durability for override in config.scopes.values())]
+    check_hosts(config)
     if not config.bucket:
         if "replicated" in levels:
             raise ConfigError("durability 'replicated' needs a bucket; set bucket")
@@ -330,8 +386,28 @@ def check(config: Config) -> None:
             raise ConfigError("shared_bucket needs a bucket; set bucket")
         return
     parse_url(config.bucket)
-    if config.shared_bucket and "local" in levels:
+    if config.shares_bucket and "local" in levels:
         raise ConfigError("in a shared bucket every scope is 'replicated'; remove 'local'")
+
+
+def check_hosts(config: Config) -> None:
+    """The rules of `hosts`. Raises ConfigError."""
+    if config.hosts == "none":
+        return
+    if not config.bucket:
+        raise ConfigError("hosts need a bucket that all of them use; set bucket")
+    if config.edges or config.actors or config.placement == "tenant":
+        raise ConfigError("with hosts each host is one process: leave out edges and actors")
+    if len(config.link_key.encode()) < LINK_KEY_BYTES_MIN:
+        raise ConfigError(f"hosts need a link_key of at least {LINK_KEY_BYTES_MIN} bytes")
+    if config.hosts == "static" and not config.hosts_static:
+        raise ConfigError("hosts 'static' needs hosts_static, every host as NAME@LINK")
+    if config.hosts == "nats" and not config.nats_url:
+        raise ConfigError("hosts 'nats' needs nats_url")
+    link = config.link_address or config.link_listen
+    check_host(HostInfo(name=config.host_name, link=link, weight=config.host_weight))
+    if link == config.link_listen and link.split(":")[1] in ("0.0.0.0", "[", "*"):
+        raise ConfigError(f"others cannot dial {link}; set link_address")
 
 
 def redacted(config: Config) -> dict[str, Any]:
@@ -339,4 +415,5 @@ def redacted(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(config)
     values["token_keys"] = [{"id": key.id, "secret": "…"} for key in config.token_keys]
     values["keep_secrets"] = dict.fromkeys(config.keep_secrets, "…")
+    values["link_key"] = "…" if config.link_key else ""
     return values

@@ -118,7 +118,9 @@ def _convert(key: Key, value: Any, source: str) -> Any:
         return msgspec.convert(given, key.type, strict=not is_text)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         shown = "" if key.secret else f", not {value!r}"
-        wanted = "a table" if isinstance(key.default, dict) else "a list of id:secret"
+        default = key.default
+        wanted = "a table" if isinstance(default, dict) else "a list of id:secret"
+        wanted = "text" if isinstance(default, str) else wanted
         detail = str(error) if not key.secret else f"expected {wanted}"
         if "unknown field" in detail:
             detail, shown = _unknown_field(detail, key), ""
@@ -129,7 +131,7 @@ def _from_text(key: Key, text: str) -> Any:
     """What `text` stands for before its type is checked."""
     if isinstance(key.default, dict):
         return msgspec.json.decode(text or "{}")
-    if key.secret:
+    if key.secret and isinstance(key.default, tuple):
         return _key_list(text)
     if isinstance(key.default, tuple):
         return [part.strip() for part in text.split(",") if part.strip()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from actors.host_settings import HostSettings
 from actors.replication import BucketSettings
@@ -15,6 +15,7 @@ from infra.replicator import ReplicaSettings
 def host_settings(
     config: Config, application: Application, open_max: int, *, process: str = "", home: str = "*",
     owns: Callable[[Address], bool] = lambda _address: True,
+    claim: Callable[[Address, bool], Awaitable[None]] | None = None,
 ) -> HostSettings:  # fmt: skip
     """`process` and `owns` where several share the directory (actors/host_settings.py)."""
 
@@ -26,7 +27,7 @@ def host_settings(
     return HostSettings(
         policy=policy, idle_s=config.idle_s, open_max=open_max, dialects=application.dialects(),
         bucket=bucket_settings(config), drain_s=config.drain_timeout_s, process=process, owns=owns,
-        home=home,
+        home=home, claim=claim,
     )  # fmt: skip
 
 
@@ -42,6 +43,6 @@ def bucket_settings(config: Config) -> BucketSettings | None:
         budget=config.bucket_budget,
     )
     return BucketSettings(
-        config.bucket, replica, shared=config.shared_bucket, evict_s=config.evict_s,
+        config.bucket, replica, shared=config.shares_bucket, evict_s=config.evict_s,
         adopt=config.adopt_bucket,
     )  # fmt: skip

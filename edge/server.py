@@ -19,6 +19,7 @@ from actors.alarms import Alarms
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.asterql.plan import COLL
 from actors.host import Host
+from actors.hosts_port import HostsPort
 from actors.inspection import Inspection, Inspector
 from actors.port import StatePort
 from actors.remote import RemoteAlarms, RemotePort
@@ -139,6 +140,11 @@ class Server:
         """The scopes, where this process has them."""
         assert self._host is not None, "the scopes of this server are in other processes"
         return self._host
+
+    @property
+    def hosts(self) -> HostsPort | None:
+        """The other hosts, where there are several."""
+        return self.remote if isinstance(self.remote, HostsPort) else None
 
     @property
     def alarms(self) -> Alarms | RemoteAlarms:

@@ -12,6 +12,7 @@ from edge.application import Application
 from edge.config import Config
 from edge.loop import run_loop
 from edge.server import Server, ServerInfo
+from infra.errors import Fenced
 from infra.notify import Notifier
 from infra.tasks import TaskOwner
 
@@ -47,10 +48,27 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    async with Server(config, application, mode) as server:
+    async with make_server(config, application, mode) as server:
         assert server.info is not None
         announce(server.info)
+        hosts = server.hosts
+        if hosts is None:
+            await told_until(ended, server.info.url, config.drain_timeout_s)
+            return
+        hosts.when_superseded(ended.set)
         await told_until(ended, server.info.url, config.drain_timeout_s)
+        await hosts.drain(config.drain_timeout_s)
+    if hosts.superseded:
+        raise Fenced(f"another process runs as host {config.host_name}")
+
+
+def make_server(config: Config, application: Application, mode: Mode) -> Server:
+    """The whole server in this process, alone or as one of several hosts."""
+    if config.hosts == "none":
+        return Server(config, application, mode)
+    from edge.processes.hosts import make_host
+
+    return make_host(config, application, mode)
 
 
 async def told_until(ended: asyncio.Event, url: str, drain_s: float) -> None:

@@ -24,6 +24,7 @@ COMMANDS: Final = (
     "publish",
     "events",
     "scope",
+    "hosts",
     "restore",
     "fork",
     "verify",

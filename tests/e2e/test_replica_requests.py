@@ -55,15 +55,15 @@ async def test_idle_scopes_ask_for_nothing(tmp_path: Path, scopes: int) -> None:
             await asyncio.gather(*(put(host, address, "a") for address in addresses[at : at + 50]))
         await settled(host)
         while host._closing:
-            await asyncio.wait(list(host._returns.values()))
+            await asyncio.wait(list(host.returns.values()))
         await settled(host)
         before = counts(host)
         assert before.put >= scopes
         tasks = len(host.tasks)
         await asyncio.sleep(IDLE_S[scopes])
         assert counts(host).since(before).requests == 0
-        while host._returns:  # those idle for so long close now
-            await asyncio.wait(list(host._returns.values()))
+        while host.returns:  # those idle for so long close now
+            await asyncio.wait(list(host.returns.values()))
         assert len(host.tasks) <= tasks
 
 

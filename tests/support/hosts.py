@@ -122,9 +122,9 @@ async def closed(host: Host, address: Address) -> None:
                 await host.settled(address)
             elif scope in host.replicas:
                 await host.replicas[scope].drained()
-        host._close_scope(scope)
-        if scope in host._returns:
-            await asyncio.wait([host._returns[scope]])
+        host.close_scope(scope)
+        if scope in host.returns:
+            await asyncio.wait([host.returns[scope]])
     assert address not in host.open_scopes
 
 

@@ -165,9 +165,9 @@ class Sim:
         if scope is None or scope.busy or scope.lent:
             return
         self.log.append("close")
-        host._close_scope(scope)
-        if scope in host._returns:
-            await asyncio.wait([host._returns[scope]], timeout=0.05)
+        host.close_scope(scope)
+        if scope in host.returns:
+            await asyncio.wait([host.returns[scope]], timeout=0.05)
 
     # -- requests ----------------------------------------------------------------------------------
 

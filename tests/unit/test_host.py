@@ -63,8 +63,8 @@ async def closed(host: Host, address: Address) -> None:
     scope = host.open_scopes[address]
     while scope.busy:
         await host.settled(address)
-    host._close_scope(scope)
-    await asyncio.wait([host._returns[scope]])
+    host.close_scope(scope)
+    await asyncio.wait([host.returns[scope]])
     assert address not in host.open_scopes
 
 
@@ -101,7 +101,7 @@ async def test_a_closed_scope_wakes_and_goes_on(tmp_path: Path) -> None:
 async def test_what_comes_during_a_close_is_not_lost(tmp_path: Path) -> None:
     async with host_at(tmp_path) as host:
         await put(host, A, "a")
-        host._close_scope(host.open_scopes[A])
+        host.close_scope(host.open_scopes[A])
         during = FutureReply()
         host.append(A, drafts("b"), during, None)
         page = await host.read(A, 0, entries_max=9, bytes_max=9999, joined=False)
@@ -115,7 +115,7 @@ async def test_what_comes_while_the_host_stops_is_answered(tmp_path: Path) -> No
     await host.start()
     await put(host, A, "a")
     host._stopping = True
-    host._close_scope(host.open_scopes[A])
+    host.close_scope(host.open_scopes[A])
     late = FutureReply()
     host.append(A, drafts("b"), late, None)
     (outcome,) = (await late.future)[0]
@@ -131,7 +131,7 @@ async def test_the_idlest_scopes_make_room(tmp_path: Path) -> None:
         for n in range(12):
             clock.now += 1
             await put(host, Address("default", f"run:{n}"), "a")
-            returns = list(host._returns.values())
+            returns = list(host.returns.values())
             if returns:
                 await asyncio.wait(returns)
             assert len(host.open_scopes) <= 4
@@ -315,7 +315,7 @@ async def test_clear_while_the_scope_is_being_closed(
         async def settled_then_closed(address: Address) -> None:
             await settled(address)
             if next(closings, False):
-                host._close_scope(host.open_scopes[A])  # as making room for others would
+                host.close_scope(host.open_scopes[A])  # as making room for others would
 
         monkeypatch.setattr(host, "settled", settled_then_closed)
         async with asyncio.timeout(20):

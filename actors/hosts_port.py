@@ -1,0 +1,457 @@
+"""The port into the scopes of several hosts: those of our own directly, the others' over links.
+
+Every host is the same: clients connect to any of them, each owns the scopes that the view gives it
+(actors/ownership.py), and proxies the rest. A request that meets a scope on the move looks for it
+again, with the same cause; a follower joins again and reads on from its cursor. So a client sees a
+pause and nothing else while scopes move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from actors import link_wire as w
+from actors.followed import Followed
+from actors.handing import Handing
+from actors.here import HereStream
+from actors.host import Host
+from actors.hosts_admin import REPORT_WAIT_S, HostsAdmin
+from actors.inspection import Inspection, Report, merged
+from actors.ownership import Ownership
+from actors.peer import Peer
+from actors.remote import RemoteAlarms, RemotePort
+from actors.routed import Routed
+from actors.rows import Key, Row
+from actors.scan import Spool, Work
+from actors.sent import ANSWER_WAIT_S, ELSEWHERE
+from actors.serving import Moved, Serving
+from actors.snapshot import Snapshot
+from actors.types import Address, Bounds, Draft, EntryPage, Page, Reply, Resync
+from infra import clock
+from infra.errors import Busy, Closed, HoldfastError, TryLater
+from infra.link.errors import LinkLost
+from infra.link.sockets import Listener
+from infra.placement.hosts import View
+from infra.placement.placement import Placement
+
+T = TypeVar("T")
+log = logging.getLogger("holdfast.hosts")
+
+AGAIN_S: Final = 0.05
+SWEEP_S: Final = 1.0
+JOIN_WAIT_S: Final = 10.0  # a start waits so long for the others' records, and goes on without
+AGAIN_MAX: Final = 20_000  # requests of one scope that wait for its place
+DRAIN_LOOK_S: Final = 0.05
+DRAIN_MAX_S: Final = 3600.0
+
+
+class HostsPort(RemotePort):
+    """Use as `async with`. `join` makes the placement once it is known where this host listens."""
+
+    def __init__(
+        self, name: str, key: bytes, *, spool_dir: Path, listen: str,
+        join: Callable[[str], Placement],
+        tls: tuple[ssl.SSLContext | None, ssl.SSLContext | None] = (None, None),
+    ) -> None:  # fmt: skip
+        super().__init__({}, key, name, spool_dir=spool_dir)
+        self.name = name
+        self.host: Host
+        self.placement: Placement | None = None
+        self.own = Ownership(name)
+        self.draining = False
+        self.alarms = HostsAlarms(self)
+        self.handing = Handing(self.own, self._tasks, self._peers.get, self._rejoin_here)
+        self.admin = HostsAdmin(self)
+        self.superseded = False  # another process goes on under our name
+        self._when_superseded: Callable[[], None] = lambda: None
+        self._join_hosts = join
+        self._listen = listen
+        self._listen_tls, self._dial_tls = tls
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._met: dict[str, tuple[str, str]] = {}  # life and link of each peer
+        self._again: dict[Address, deque[Routed]] = {}
+        self._again_timer: asyncio.TimerHandle | None = None
+        self._lapses = 0
+        self._kick = asyncio.Event()
+
+    def serve(self, host: Host) -> None:
+        """Our own scopes. Once, before `start`; `host` asks `handing.claim` of us."""
+        self.host = self.handing.host = host
+        self.inspection = Inspection(host)
+        methods = {
+            "release": self.handing.released, "agree": self.handing.agreed,
+            **self.admin.methods,
+        }  # fmt: skip
+        self.serving = self.handing.serving = Serving(host, self._serves, more=methods)
+        self._listener = Listener(self.name, self._key, self.serving, self.serving.greeted)
+
+    # -- start and stop ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the directory, listen for the others, and meet them. Raises ConfigError."""
+        await self.host.start()
+        try:
+            place = await self._listener.listen(self._listen, self._listen_tls)
+        except OSError as error:
+            await self.aclose()
+            raise Closed(f"cannot listen on {self._listen}: {error.strerror}") from error
+        self.placement = self.handing.placement = self._join_hosts(place)
+        self.placement.watch(self._changed)
+        await self.placement.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOIN_WAIT_S):
+                await self.placement.joined()
+        self._changed(self.placement.view)
+        self._tasks.spawn(self._sweep_forever(), name="hosts-sweep")
+
+    async def aclose(self) -> None:
+        """Followers of our scopes are told; what is open is saved; the others see us leave."""
+        self.closed = self.handing.closed = True
+        if self._again_timer is not None:
+            self._again_timer.cancel()
+        for queue in self._again.values():
+            for request in queue:
+                request.refuse(Closed("the server is closing", retry_after_ms=1000))
+        self._again.clear()
+        await self.serving.aclose()
+        await self._listener.aclose()
+        await super().aclose()
+        await self.host.aclose()
+        if self.placement is not None:
+            await self.placement.aclose()
+
+    async def drain(self, within_s: float) -> bool:
+        """Hand over every scope, disconnecting nobody; whether all have gone. Afterwards this host
+        takes no scope and goes on to serve its clients from the others.
+        """
+        assert self.placement is not None
+        self.draining = True
+        log.info("draining scopes=%d", len(self.host.open_scopes))
+        await self.placement.drain()
+        self._kick.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._left():  # noqa: ASYNC110 - scopes close in many places
+                    await asyncio.sleep(DRAIN_LOOK_S)
+        log.info("drained scopes_left=%d", len(self._left()))
+        return not self._left()
+
+    def begin_drain(self) -> None:
+        """Drain for as long as it takes."""
+        if not self.draining:
+            self.draining = True
+            self._tasks.spawn(self.drain(DRAIN_MAX_S), name="drain")
+
+    def peer(self, name: str) -> Peer | None:
+        """The host of that name, if it is live and another."""
+        return self._peers.get(name)
+
+    def when_superseded(self, act: Callable[[], None]) -> None:
+        """Another life of our name leads: this process serves nobody any more."""
+        self._when_superseded = act
+        if self.superseded:
+            act()
+
+    def _left(self) -> list[Address]:
+        mine = (None, self.name)
+        return [one for one in self.host.open_scopes if self.own.owner(one) not in mine]
+
+    # -- the view ----------------------------------------------------------------------------------
+
+    def _changed(self, view: View) -> None:
+        placement = self.placement
+        if placement is None or self.closed:
+            return
+        if placement.superseded and not self.superseded:
+            self.superseded = True
+            self._when_superseded()
+        self.own.saw(view)
+        if placement.lapses != self._lapses:
+            self._lapses = placement.lapses
+            self.own.lapsed()
+            log.warning("silent too long: every scope is settled anew")
+            self._tasks.spawn(self.handing.give(list(self.host.open_scopes)), name="settle anew")
+        self._meet(view)
+        self._sweep()
+
+    def _meet(self, view: View) -> None:
+        """Have a link to each of the others, and to nobody else."""
+        there = {h.name: (h.life, h.link) for h in view.hosts if h.name != self.name}
+        for name in [name for name, met in self._met.items() if there.get(name) != met]:
+            del self._met[name]
+            self._runs.pop(name).cancel()
+            for request in self._peers.pop(name).dismiss():
+                assert isinstance(request, Routed)
+                request.requeue()
+        for name, met in there.items():
+            if name not in self._met:
+                self._met[name] = met
+                peer = Peer(self, name, self._link_of, self._key, self._me, tls=self._dial_tls)
+                self._peers[name] = peer
+                self._runs[name] = self._tasks.spawn(peer.run(None), name=f"peer {name}")
+
+    async def _link_of(self, name: str) -> str:
+        met = self._met.get(name)
+        if met is None:
+            raise LinkLost(f"host {name} has gone")
+        return met[1]
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_S):
+                    await self._kick.wait()
+            self._kick.clear()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self.handing.sweep()
+        self.serving.move(lambda address: not self.here(address))
+        for followed in list(self._followed.values()):
+            stream = followed.stream
+            if stream is None or stream.source != self._place(followed.address):
+                self._join(followed)
+
+    # -- where a scope is --------------------------------------------------------------------------
+
+    def _place(self, address: Address) -> str | None:
+        is_open = address in self.host.open_scopes
+        return self.own.place(address, clock.monotonic(), is_open=is_open)
+
+    def here(self, address: Address) -> bool:
+        """Whether our own host is to be asked."""
+        return self._place(address) == self.name
+
+    def _serves(self, address: Address) -> bool:
+        if self.here(address):
+            return True
+        if self.placement is not None:
+            self.placement.poke()  # the asker sees it otherwise
+        return False
+
+    def peer_of(self, address: Address) -> Peer:
+        """The host that has it. Raises Moved where that is ours, or nobody for now."""
+        name = self._place(address)
+        peer = None if name is None else self._peers.get(name)
+        if peer is None:
+            raise Moved("the scope has no other host")
+        return peer
+
+    def connected(self, peer: Peer) -> None:
+        """See RemotePort."""
+        for address, followed in list(self._followed.items()):
+            if self._place(address) == peer.name and peer.link is not None:
+                followed.join(peer.link)
+
+    def _join(self, followed: Followed) -> None:
+        if self.here(followed.address):
+            stream = HereStream(followed, self.host, self.name)
+            followed.follow(stream)
+            self._tasks.spawn(stream.begin(), name="follow")
+            return
+        with contextlib.suppress(Moved):  # nobody's for now: the next sweep sees
+            peer = self.peer_of(followed.address)
+            peer.wake()
+            if peer.link is not None:  # else `connected` does it
+                followed.join(peer.link)
+
+    def _rejoin_here(self, address: Address) -> None:
+        followed = self._followed.get(address)
+        if followed is not None:
+            self._join(followed)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def append(
+        self, address: Address, drafts: list[Draft], reply: Reply, tag: Any,
+        *, replicated: bool = False,
+    ) -> None:  # fmt: skip
+        if self.closed:
+            raise Closed("the server is closing", retry_after_ms=1000)
+        request = Routed(self, address, drafts, reply, tag, replicated=replicated)
+        if address in self._again:  # behind those that were first
+            self.again(request, new=True)
+            return
+        try:
+            self._route(request)
+        except HoldfastError as error:
+            if error.code not in ELSEWHERE:
+                raise
+            self.again(request, new=True)
+
+    def _route(self, request: Routed) -> None:
+        if self.here(request.address):
+            request.put_here()
+        elif request.made:
+            self.peer_of(request.address)
+            work = self._make(
+                request.address, request.drafts, request.reply, request.tag, request.replicated
+            )
+            self._tasks.spawn(work, name="make")
+        else:
+            request.send(self.peer_of(request.address))
+
+    def new_cause(self) -> str:
+        """By which a draft without one is recognised when it comes again."""
+        self._caused += 1
+        return f"{self._causes}/{self._caused}"
+
+    def again(self, request: Routed, *, new: bool = False) -> None:
+        """Look for the scope again, a little later. Raises Busy for a new one too many."""
+        queue = self._again.setdefault(request.address, deque())
+        if new and len(queue) >= AGAIN_MAX:
+            raise Busy("too much waits for the scope", retry_after_ms=100)
+        queue.append(request)
+        if self._again_timer is None:
+            loop = asyncio.get_running_loop()
+            self._again_timer = loop.call_later(AGAIN_S, self._route_again)
+
+    def _route_again(self) -> None:
+        self._again_timer = None
+        waiting, self._again = self._again, {}
+        for address, queue in waiting.items():
+            for request in queue:
+                if request.late:
+                    request.refuse(TryLater("the scope has no host", retry_after_ms=1000))
+                elif address in self._again:
+                    self.again(request)
+                else:
+                    self._route_one(request)
+
+    def _route_one(self, request: Routed) -> None:
+        try:
+            self._route(request)
+        except HoldfastError as error:
+            if error.code in ELSEWHERE:
+                self.again(request)
+            else:
+                request.refuse(error)
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    async def routed(
+        self, address: Address, here: Callable[[], Awaitable[T]],
+        there: Callable[[], Awaitable[T]], within_s: float = ANSWER_WAIT_S,
+    ) -> T:  # fmt: skip
+        """The answer of whoever has the scope. Raises TryLater where nobody has it in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    try:
+                        return await (here() if self.here(address) else there())
+                    except HoldfastError as error:
+                        if error.code not in ELSEWHERE or self.closed:
+                            raise
+                    await asyncio.sleep(AGAIN_S)
+        except TimeoutError as error:
+            raise TryLater("the scope's host does not answer", retry_after_ms=1000) from error
+
+    async def read(
+        self, address: Address, after: int, *, entries_max: int, bytes_max: int, joined: bool
+    ) -> Page | Resync:
+        there, host = super().read, self.host
+
+        def ask(read: Callable[..., Awaitable[Page | Resync]]) -> Awaitable[Page | Resync]:
+            return read(address, after, entries_max=entries_max, bytes_max=bytes_max, joined=joined)
+
+        return await self.routed(address, lambda: ask(host.read), lambda: ask(there))
+
+    async def visible(
+        self, address: Address, after: int, groups: str, *, entries_max: int, bytes_max: int
+    ) -> EntryPage | Resync:
+        there, host = super().visible, self.host
+
+        def ask(
+            read: Callable[..., Awaitable[EntryPage | Resync]],
+        ) -> Awaitable[EntryPage | Resync]:
+            return read(address, after, groups, entries_max=entries_max, bytes_max=bytes_max)
+
+        return await self.routed(address, lambda: ask(host.visible), lambda: ask(there))
+
+    async def bounds(self, address: Address) -> Bounds:
+        there = super().bounds
+        return await self.routed(address, lambda: self.host.bounds(address), lambda: there(address))
+
+    async def clear(self, address: Address) -> Bounds:
+        there = super().clear
+        return await self.routed(address, lambda: self.host.clear(address), lambda: there(address))
+
+    async def get(self, address: Address, keys: Sequence[Key]) -> list[Row | None]:
+        there = super().get
+        return await self.routed(
+            address, lambda: self.host.get(address, keys), lambda: there(address, keys)
+        )
+
+    async def scan(self, address: Address, work: Work) -> Spool | None:
+        there = super().scan
+        return await self.routed(
+            address, lambda: self.host.scan(address, work), lambda: there(address, work)
+        )
+
+    async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
+        there = super().snapshot
+        return await self.routed(
+            address, lambda: self.host.snapshot(address, coll), lambda: there(address, coll)
+        )
+
+    # -- inspection --------------------------------------------------------------------------------
+
+    async def scopes(self, tenant: str, prefix: str, after: str, limit: int) -> list[Report]:
+        """Of every host that answers; of one that several know, as its owner has it."""
+        found = await self.inspection.scopes(tenant, prefix, after, limit)
+        payload = w.encode(w.ScopesAsk(tenant, prefix, after, limit))
+        for answer in await self._each("scopes", payload):
+            found += w.decode_plain(answer)
+        best: dict[str, Report] = {}
+        for one in sorted(found, key=lambda outline: not outline["open"]):
+            best.setdefault(str(one["scope"]), one)
+        return [best[scope] for scope in sorted(best)][:limit]
+
+    async def show(self, address: Address) -> Report | None:
+        there = super().show
+        return await self.routed(
+            address, lambda: self.inspection.show(address), lambda: there(address)
+        )
+
+    async def report(self) -> Report:
+        """Of this host alone: each is asked for its own."""
+        return merged([await self.inspection.report()])
+
+    async def _each(self, method: str, payload: Any) -> list[Any]:
+        """The answers of those hosts that are linked."""
+        answers = []
+        for peer in list(self._peers.values()):
+            if peer.link is not None:
+                with contextlib.suppress(HoldfastError):
+                    answers.append(await peer.link.call(method, payload, within_s=REPORT_WAIT_S))
+        return answers
+
+
+class HostsAlarms(RemoteAlarms):
+    """Alarms of scopes on any host."""
+
+    def __init__(self, port: HostsPort) -> None:
+        super().__init__(port)
+        self._hosts = port
+
+    async def set(self, address: Address, name: str, due_at_ms: int, payload: str | None) -> None:
+        """Durable on return."""
+        there, alarms = super().set, self._hosts.host.alarms
+        await self._hosts.routed(
+            address, lambda: alarms.set(address, name, due_at_ms, payload),
+            lambda: there(address, name, due_at_ms, payload),
+        )  # fmt: skip
+
+    async def cancel(self, address: Address, name: str) -> bool:
+        """Take an alarm back; whether there was one."""
+        there, alarms = super().cancel, self._hosts.host.alarms
+        return await self._hosts.routed(
+            address, lambda: alarms.cancel(address, name), lambda: there(address, name)
+        )

@@ -1,0 +1,118 @@
+"""Three hosts on one bucket: one is killed, paused or drained under load. Nothing acknowledged is
+lost, followers see no gap and no repeat, and one owner commits at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.host_processes import Cluster, Reader, Writer, check
+from tests.support.process import run_cli
+
+pytestmark = pytest.mark.e2e
+
+SCOPES = [f"run:{name}" for name in "abcdef"]
+
+
+@asynccontextmanager
+async def under_load(
+    cluster: Cluster, scopes: Sequence[str] = SCOPES, *, pace_s: float = 0.01
+) -> AsyncIterator[tuple[list[Writer], list[Reader]]]:
+    """A writer and two readers for each scope, at different hosts. Checked at the end."""
+    urls = [host.url for host in cluster.hosts.values()]
+
+    def from_host(at: int) -> list[str]:
+        return urls[at % len(urls) :] + urls[: at % len(urls)]
+
+    writers = [Writer(from_host(at), scope, pace_s) for at, scope in enumerate(scopes)]
+    readers = [
+        Reader(from_host(at + more), scope) for at, scope in enumerate(scopes) for more in (0, 1)
+    ]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one.run()) for one in (*writers, *readers)]
+        try:
+            async with asyncio.TaskGroup() as begun:
+                for writer in writers:
+                    begun.create_task(writer.until(5))
+            yield writers, readers
+            for writer in writers:
+                writer.ended = True
+            for reader in readers:
+                writer = next(one for one in writers if one.scope == reader.scope)
+                await reader.until(max(writer.acked.values()))
+        finally:
+            for task in tasks:
+                task.cancel()
+    check(cluster, writers, readers)
+
+
+async def test_a_host_is_killed_under_load(tmp_path: Path) -> None:
+    with Cluster(tmp_path, "a", "b", "c") as cluster:
+        await cluster.settled()
+        async with under_load(cluster) as (writers, _):
+            cluster.hosts["b"].stop(9)
+            await cluster.until("a", lambda found: set(found) == {"a", "c"})
+            async with asyncio.TaskGroup() as group:
+                for writer in writers:
+                    group.create_task(writer.more(10))
+
+
+async def test_a_host_is_paused_beyond_its_time_and_resumed(tmp_path: Path) -> None:
+    with Cluster(tmp_path, "a", "b", "c") as cluster:
+        await cluster.settled()
+        async with under_load(cluster) as (writers, _):
+            os.kill(cluster.hosts["b"].pid, signal.SIGSTOP)
+            try:
+                await cluster.until("a", lambda found: set(found) == {"a", "c"})
+                # Those that are not connected to the paused host go on without it.
+                async with asyncio.TaskGroup() as group:
+                    for at, writer in enumerate(writers):
+                        if at % 3 != 1:
+                            group.create_task(writer.more(10))
+            finally:
+                os.kill(cluster.hosts["b"].pid, signal.SIGCONT)
+            await cluster.settled()
+            async with asyncio.TaskGroup() as group:
+                for writer in writers:
+                    group.create_task(writer.more(10))
+        assert "silent too long" in cluster.log("b")
+        one_owner_at_a_time(cluster)
+
+
+def one_owner_at_a_time(cluster: Cluster) -> None:
+    """Each owner's batches end before the next one's begin, in one epoch."""
+    for scope in SCOPES:
+        owners = cluster.owners(scope)
+        numbers = [owner for owner, _ in owners]
+        assert numbers == sorted(set(numbers)), (scope, owners)
+        firsts = [txid for _, txid in owners]
+        assert firsts == sorted(set(firsts)), (scope, owners)
+        assert cluster.restored(scope).header["jump"] == 0, "no history was cut"
+
+
+async def test_a_host_is_drained_under_load_and_nobody_is_disconnected(tmp_path: Path) -> None:
+    with Cluster(tmp_path, "a", "b", "c") as cluster:
+        await cluster.settled()
+        async with under_load(cluster) as (writers, readers):
+            drained = await asyncio.to_thread(
+                run_cli, "hosts", "drain", "b", "--wait", "--url", cluster.url("a")
+            )
+            assert (drained.returncode, drained.stdout) == (0, b"b: draining, 0 scopes open\n")
+            async with asyncio.TaskGroup() as group:
+                for writer in writers:
+                    group.create_task(writer.more(10))
+            assert not any(client.disconnects for client in (*writers, *readers))
+            assert not any(writer.refused for writer in writers)
+            listed = await asyncio.to_thread(run_cli, "hosts", "ls", "--url", cluster.url("c"))
+            assert b"draining" in listed.stdout
+            assert cluster.hosts["b"].stop() == 0
+            async with asyncio.TaskGroup() as group:
+                for writer in writers:
+                    group.create_task(writer.more(5))
