@@ -107,7 +107,7 @@ class ScopesAsk(msgspec.Struct, array_like=True):
     limit: int
 
 
-class Where(msgspec.Struct, array_like=True):
+class Where(msgspec.Struct, array_like=True, gc=False):
     """Bounds."""
 
     epoch: str
@@ -160,10 +160,20 @@ class WireRejected(msgspec.Struct, array_like=True, tag=2):
     error: Told | None
 
 
-class Settled(msgspec.Struct, array_like=True):
+class Settled(msgspec.Struct, array_like=True, tag=0):
     """The answer to an append."""
 
     outcomes: list[WireAppended | WireDuplicate | WireRejected]
+    where: Where
+
+
+class Written(msgspec.Struct, array_like=True, gc=False, tag=1):
+    """Nearly every answer to an append: each draft became one entry, the first `first`, the next
+    the one after it, and there is no more to say.
+    """
+
+    first: int
+    count: int
     where: Where
 
 
@@ -275,7 +285,7 @@ decode_read = Decoding(Read)
 decode_get = Decoding(Get)
 decode_scan = Decoding(Scan)
 decode_where = Decoding(Where)
-decode_settled = Decoding(Settled)
+decode_settled = Decoding(Settled | Written)
 decode_notice = Decoding(Notice)
 decode_page = Decoding(WirePage | WireEntryPage | WireResync)
 decode_spooled = Decoding(Spooled | None)
@@ -338,6 +348,40 @@ def outcome_of(sent: WireAppended | WireDuplicate | WireRejected, draft: Draft |
             detail = None if sent.detail is None else msgspec.json.decode(sent.detail)
             error = None if sent.error is None else told(sent.error)
             return Rejected(sent.code, sent.message, detail, sent.retry_after_ms, error)
+
+
+def encode_settled(outcomes: list[Outcome], drafts: list[Draft], bounds: Bounds) -> Raw:
+    """The answer to an append. Raises LinkError."""
+    if first := _run(outcomes, drafts):
+        return encode(Written(first, len(outcomes), where(bounds)))
+    if len(outcomes) != len(drafts):  # a refusal of a request without drafts
+        drafts = [Draft("", "", "", 0)] * len(outcomes)
+    told = [wire_outcome(one, draft) for one, draft in zip(outcomes, drafts, strict=True)]
+    return encode(Settled(told, where(bounds)))
+
+
+def _run(outcomes: list[Outcome], drafts: list[Draft]) -> int:
+    """The first seq where `Written` says it all, else 0."""
+    if not outcomes or len(outcomes) != len(drafts) or type(outcomes[0]) is not Appended:
+        return 0
+    first = seq = outcomes[0].first
+    for at, outcome in enumerate(outcomes):
+        if type(outcome) is not Appended or outcome.first != seq or outcome.last != seq:
+            return 0
+        if outcome.outcome is not None or drafts[at].written is not None:
+            return 0
+        seq += 1
+    return first
+
+
+def outcomes_of(sent: Settled | Written, drafts: list[Draft]) -> list[Outcome]:
+    """See encode_settled. Raises ValueError where they are not as many as the drafts."""
+    if isinstance(sent, Settled):
+        pairs = zip(sent.outcomes, drafts, strict=True)
+        return [outcome_of(one, draft) for one, draft in pairs]
+    if sent.count != len(drafts):
+        raise ValueError(f"{sent.count} answers to {len(drafts)} drafts")
+    return [Appended(seq, seq) for seq in range(sent.first, sent.first + sent.count)]
 
 
 # -- entries, pages, rows --------------------------------------------------------------------------

@@ -144,7 +144,7 @@ class RemotePort:
     ) -> None:  # fmt: skip
         if self.closed:
             raise Closed("the server is closing", retry_after_ms=1000)
-        if any(draft.make is not None for draft in drafts):
+        if any([draft.make for draft in drafts]):
             work = self._make(address, drafts, reply, tag, replicated)
             self._tasks.spawn(work, name="make")
             return

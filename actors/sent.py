@@ -44,11 +44,10 @@ class Sent:
 
     def done(self, payload: msgspec.Raw) -> None:
         try:
-            settled: w.Settled = w.decode_settled(payload)
-            outcomes = [
-                self._mine(at, w.outcome_of(sent, draft))
-                for at, (sent, draft) in enumerate(zip(settled.outcomes, self.drafts, strict=True))
-            ]
+            settled: w.Settled | w.Written = w.decode_settled(payload)
+            outcomes = w.outcomes_of(settled, self.drafts)
+            if self.own:
+                outcomes = [self._mine(at, outcome) for at, outcome in enumerate(outcomes)]
         except (HoldfastError, ValueError) as error:
             self._settle([rejected(error)] * len(self.drafts), EMPTY)
             return

@@ -197,11 +197,8 @@ class _LinkReply:
 
     def settle(self, tag: tuple[int, list[Draft]], outcomes: list[Outcome], bounds: Bounds) -> None:
         stream, drafts = tag
-        if len(outcomes) != len(drafts):  # a refusal of a request without drafts
-            drafts = [Draft("", "", "", 0)] * len(outcomes)
         try:
-            told = [w.wire_outcome(o, draft) for o, draft in zip(outcomes, drafts, strict=True)]
-            payload = w.encode(w.Settled(told, w.where(bounds)))
+            payload = w.encode_settled(outcomes, drafts, bounds)
         except (HoldfastError, TypeError, ValueError) as error:
             self._link.fail(stream, error)
             return
@@ -238,7 +235,6 @@ class LinkTap:
         # A batch that may not be sent now is not kept: the edge reads it when it gets round to it.
         if link.congested or not link.send(self._stream, w.encode_batch(batch)):
             self.moved(batch.bounds)
-        link.flush()
 
     def durable(self, bounds: Bounds) -> None:
         self._link.notify(self._stream, w.encode(w.DurableMoved(w.where(bounds))))

@@ -38,6 +38,7 @@ from infra.link.frames import (
     Fail,
     Frame,
     FrameReader,
+    Groups,
     Hello,
     LinkError,
     Open,
@@ -45,7 +46,6 @@ from infra.link.frames import (
     Pong,
     Proof,
     Welcome,
-    encode_frame,
 )
 
 _GRANT_BYTES: Final = WINDOW_BYTES // 2
@@ -64,7 +64,7 @@ class Ready(msgspec.Struct, frozen=True):
     peer: str
 
 
-class Opened(msgspec.Struct, frozen=True):
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """The peer asks something."""
 
     stream: int
@@ -73,14 +73,14 @@ class Opened(msgspec.Struct, frozen=True):
     deadline_ms: int
 
 
-class Arrived(msgspec.Struct, frozen=True):
+class Arrived(msgspec.Struct, frozen=True, gc=False):
     """A part of a stream. Tell `taken` once it has been dealt with."""
 
     stream: int
     payload: msgspec.Raw
 
 
-class Answered(msgspec.Struct, frozen=True):
+class Answered(msgspec.Struct, frozen=True, gc=False):
     """The end of a stream of ours."""
 
     stream: int
@@ -144,7 +144,7 @@ class _Stream:
 
 
 class Channel:
-    """`outgoing` are frames to be written, in order; take them with `take`."""
+    """What is to be written gathers in order; take it with `take`."""
 
     def __init__(self, name: str, key: bytes, nonce: bytes, *, dialled: bool) -> None:
         assert len(nonce) == NONCE_BYTES
@@ -160,16 +160,20 @@ class Channel:
         self._streams: dict[int, _Stream] = {}
         self._their_count = 0
         self._reader = FrameReader(GREETING_BYTES_MAX)
-        self._outgoing: list[bytes] = []
+        self._outgoing = Groups()
         if dialled:
             self._send(Hello(VERSION, name, nonce))
 
     # -- what the shell does ---------------------------------------------------------------------
 
     def take(self) -> list[bytes]:
-        """Frames to write; they are forgotten here."""
-        outgoing, self._outgoing = self._outgoing, []
-        return outgoing
+        """Groups of frames to write; they are forgotten here."""
+        return self._outgoing.take()
+
+    @property
+    def gathered(self) -> int:
+        """About how many bytes `take` would give."""
+        return self._outgoing.bytes
 
     def receive(self, data: bytes) -> list[Event]:
         """What the bytes mean. Raises LinkError, and then is BROKEN."""
@@ -178,10 +182,11 @@ class Channel:
             return events
         try:
             self._reader.feed(data)
-            while (frame := self._reader.next()) is not None:
-                event = self._greeted(frame) if self.state is State.OPEN else self._greet(frame)
-                if event is not None:
-                    events.append(event)
+            while (frames := self._reader.next()) is not None:
+                for frame in frames:
+                    event = self._greeted(frame) if self.state is State.OPEN else self._greet(frame)
+                    if event is not None:
+                        events.append(event)
         except LinkError:
             self.state = State.BROKEN
             raise
@@ -192,7 +197,7 @@ class Channel:
         if len(self._streams) - self._their_count >= STREAMS_MAX:
             raise Busy("too many requests are under way on this link", retry_after_ms=100)
         stream = self._next
-        self._send(Open(stream, method, payload, deadline_ms))
+        self._outgoing.put(Open(stream, method, payload, deadline_ms), memoryview(payload).nbytes)
         self._next += 2
         self._streams[stream] = _Stream()
         return stream
@@ -207,29 +212,35 @@ class Channel:
         held = self._streams.get(stream)
         if held is None or held.credit <= 0:
             return False
-        self._send(Data(stream, payload))
-        held.credit -= memoryview(payload).nbytes
+        size = memoryview(payload).nbytes
+        self._outgoing.put(Data(stream, payload), size)
+        held.credit -= size
         return True
 
     def notify(self, stream: int, payload: msgspec.Raw) -> None:
         """Send a part of at most NOTICE_BYTES_MAX whatever the credit; it is counted as well."""
         held = self._streams.get(stream)
         if held is not None:
-            assert memoryview(payload).nbytes <= NOTICE_BYTES_MAX
-            self._send(Data(stream, payload))
-            held.credit -= memoryview(payload).nbytes
+            size = memoryview(payload).nbytes
+            assert size <= NOTICE_BYTES_MAX
+            self._outgoing.put(Data(stream, payload), size)
+            held.credit -= size
 
     def done(self, stream: int, payload: msgspec.Raw = NOTHING) -> None:
-        """Answer a stream of the peer's."""
-        if self._streams.pop(stream, None) is not None:
+        """Answer a stream of the peer's. Raises LinkError where the answer is too large: it is
+        still to be answered.
+        """
+        if stream in self._streams:
+            self._outgoing.put(Done(stream, payload), memoryview(payload).nbytes)
+            del self._streams[stream]
             self._their_count -= 1
-            self._send(Done(stream, payload))
 
     def fail(self, stream: int, error: BaseException) -> None:
         """Answer a stream of the peer's with an error."""
         if self._streams.pop(stream, None) is not None:
             self._their_count -= 1
-            self._send(Fail(stream, encode_error(error)))
+            told = encode_error(error)
+            self._outgoing.put(Fail(stream, told), memoryview(told).nbytes)
 
     def end(self, stream: int) -> None:
         """No more parts from us on a stream of ours."""
@@ -257,7 +268,7 @@ class Channel:
         self._send(Ping(number))
 
     def _send(self, frame: Frame) -> None:
-        self._outgoing.append(encode_frame(frame))
+        self._outgoing.put(frame)
 
     # -- greeting ----------------------------------------------------------------------------------
 
@@ -279,6 +290,7 @@ class Channel:
                 expected = self._proof(b"dials", self.peer, self.name, self._theirs, self._nonce)
                 self._check(proof, expected)
                 self._send(Welcome())
+                self._outgoing.cut()  # only once it is read may groups be large
                 return self._ready()
             case State.WELCOME, Welcome():
                 return self._ready()

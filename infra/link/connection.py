@@ -1,8 +1,9 @@
 """A link over a socket: the shell of infra/link/channel.py.
 
-Everything sent within one turn of the loop leaves as one write. A peer that shows no sign of life
-for SILENCE_S is given up, and so is one that lets more than BACKLOG_BYTES_MAX pile up. Whoever
-waits for an answer when the link ends hears LinkLost.
+What is sent within one turn of the loop leaves as one write, or as one for each FLUSH_BYTES: the
+peer begins with those while we gather the rest, and a socket that is full is noticed. A peer that
+shows no sign of life for SILENCE_S is given up, and so is one that lets more than BACKLOG_BYTES_MAX
+pile up. Whoever waits for an answer when the link ends hears LinkLost.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ PING_EVERY_S: Final = 5.0
 GREETING_WAIT_S: Final = 5.0
 BACKLOG_BYTES_MAX: Final = 256 << 20
 WRITE_HIGH_BYTES: Final = 4 << 20
+FLUSH_BYTES: Final = 64 << 10
 
 
 class Caller(Protocol):
@@ -235,10 +237,10 @@ class Link(asyncio.Protocol):
         """Write what has gathered."""
         self._flushing = False
         transport = self._transport
-        frames = self.channel.take()
-        if not frames or transport is None or transport.is_closing():
+        groups = self.channel.take()
+        if not groups or transport is None or transport.is_closing():
             return
-        transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        transport.write(groups[0] if len(groups) == 1 else b"".join(groups))
         if self.congested and transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
             self._end(LinkLost("the peer does not read"))
 
@@ -252,7 +254,9 @@ class Link(asyncio.Protocol):
         await self.ended.wait()
 
     def _flush_later(self) -> None:
-        if not self._flushing:
+        if self.channel.gathered >= FLUSH_BYTES:
+            self.flush()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
 

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from infra.errors import Busy, HoldfastError, NoBucket
 from infra.link import channel as c
+from infra.link import frames
 from infra.link.errors import decode_error, encode_error
 from infra.link.frames import (
     FRAME_BYTES_MAX,
+    GREETING_BYTES_MAX,
+    GROUP_BYTES,
     NONCE_BYTES,
     WINDOW_BYTES,
     Cancel,
@@ -100,6 +103,44 @@ def test_requests_go_both_ways_and_end_once() -> None:
     (failed,) = carry(edge, actor)
     assert isinstance(failed, c.Failed) and isinstance(failed.error, Busy)
     assert failed.error.retry_after_ms == 7 and failed.error.retryable
+
+
+@given(st.lists(st.one_of(st.integers(0, 300), st.integers(0, GROUP_BYTES * 2)), max_size=30))
+def test_frames_come_in_the_order_of_their_sending(sizes: list[int]) -> None:
+    edge, actor = greeted()
+    asked = [(edge.open("append", part := raw(b"x" * size)), bytes(part)) for size in sizes]
+    largest = max([GROUP_BYTES, *sizes])
+    assert edge.gathered >= sum(sizes)
+    groups = edge.take()
+    assert edge.gathered == 0 and edge.take() == []
+    assert all(len(group) < largest + 300 for group in groups)
+    arrived = [event for group in groups for event in actor.receive(group)]
+    opened = [event for event in arrived if isinstance(event, c.Opened)]
+    assert [(event.stream, bytes(event.payload)) for event in opened] == asked
+
+
+def test_the_first_request_may_follow_welcome_at_once() -> None:
+    edge, actor = pair()
+    carry(edge, actor)
+    carry(actor, edge)
+    carry(edge, actor)
+    actor.open("ring", raw(b"x" * 2 * GREETING_BYTES_MAX))
+    ready, asked = carry(actor, edge)
+    assert isinstance(ready, c.Ready) and isinstance(asked, c.Opened)
+
+
+def test_an_answer_that_no_peer_would_take_can_still_be_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames, "FRAME_BYTES_MAX", 10_000)
+    edge, actor = greeted()
+    stream = edge.open("read", raw(1))
+    carry(edge, actor)
+    with pytest.raises(LinkError, match="at most"):
+        actor.done(stream, raw(b"x" * 10_000))
+    actor.fail(stream, Busy("too large"))
+    (failed,) = carry(actor, edge)
+    assert isinstance(failed, c.Failed)
 
 
 def test_payload_stays_within_the_credit() -> None:
