@@ -11,9 +11,13 @@ import pytest
 
 from actors import dedupe
 from actors.dialects.vuer import sessions
+from actors.ledger import Ledger
+from actors.replication import RESTORE_JUMP
+from actors.types import Address
 from edge.dialects.vuer import limits
 from infra.errors import Busy, Closed, HoldfastError, StorageError
-from tests.support.app import PATIENCE_S, RawSocket, masked, running
+from infra.paths import ledger_path
+from tests.support.app import PATIENCE_S, RawSocket, masked, one_process_only, running
 from tests.support.rtc import ROOM, Json, Peer, insert, message, op, pair, stop_time
 
 pytestmark = pytest.mark.e2e
@@ -216,3 +220,32 @@ async def test_other_frames_have_a_rate_of_their_own(
 
 def _is_answer(frame: Json) -> bool:
     return frame["mtype"] in ("heartbeat", "error")
+
+
+@one_process_only
+async def test_who_was_away_during_a_clear_and_a_restore_hears_of_the_clear(
+    tmp_path: Path,
+) -> None:
+    """What it had before the clear is void, and stays so in the restored history."""
+    address = Address("default", f"rtc:{ROOM}")
+    async with running(tmp_path) as server, await Peer.joined(server, "ann") as ann:
+        await ann.write(insert("n"))
+        known = await ann.join()
+        before = {"since": known["headSeq"], "epoch": known["epoch"]}
+        await server.rooms.clear_room(ROOM)
+        await ann.until("reset")
+        known = await ann.until("state")
+        assert (await ann.write(insert("m")))["serverSeq"] == 2 + 2**20
+        after = {"since": 2 + 2**20, "epoch": known["epoch"]}
+    ledger = Ledger.open(ledger_path(tmp_path, *address), address)
+    ledger.move_epoch("restored", jump=RESTORE_JUMP, at=1)
+    ledger.close()
+    async with running(tmp_path) as server:
+        for then, reason in ((before, "cleared"), (after, "restored")):
+            async with await Peer.connect(server, "ann") as ann:
+                await ann.send({"mtype": "join", **then})
+                assert (await ann.until("reset"))["reason"] == reason
+                state = await ann.until("state")
+                assert (state["epoch"], state["resume"]) == ("restored", False)
+                assert state["headSeq"] == 2 + 2**20 + 2**32
+                assert list(state["snapshot"]["graph"]["nodes"]) == ["m"] or state["journal"]

@@ -188,6 +188,11 @@ async def test_a_clear_is_told_as_one_to_who_is_behind_and_to_who_was_away(
         ("b", 5, 2**20 + 900, "cleared"),  # and compacted since
         ("b", 5, 2**32 + 5, "restored"),
         ("b", 900, 2**32 + 5, "restored"),  # having lost what the reader has
+        ("b", 900, 2**32 + 2**20 + 905, "cleared"),  # then restored, with what came after it
+        ("b", 900, 2**32 + 2**20 + 5, "cleared"),  # restored, which lost much, then cleared
+        ("b", 900, 2 * 2**32 + 5, "restored"),  # twice, before and after which nothing was cleared
+        ("b", 900, 3 * 2**32 + 2 * 2**20 + 5, "cleared"),
+        ("b", 900, 2**32 + 2000, "restored"),  # to before the clear: it never was
         (None, 5, 4, None),
     ],
 )

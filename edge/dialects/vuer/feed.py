@@ -28,13 +28,17 @@ def cut_reason(epoch: str | None, at: int, bounds: Bounds) -> str | None:
     where it was never in another history.
 
     By the numbers, because a reader may have joined before the first message, which begins the
-    first epoch, and may be behind or offline when the history is cut. A restore can lose messages
-    that the reader has; a clear comes after everything before it.
+    first epoch, and may be behind or offline when the history is cut, more than once even. A
+    restore can lose messages that the reader has; a clear comes after everything before it, and
+    whatever was restored before or after it, what the reader has is void. Where no clear but half
+    a million messages moved the numbers on, the restored room has all that the reader has.
     """
     moved = bounds.floor - at
     if not at or epoch == bounds.epoch or moved < CLEAR_JUMP:
         return None
-    return "cleared" if moved < RESTORE_JUMP // 2 else "restored"
+    half = RESTORE_JUMP // 2
+    beside_restores = (moved + half) % RESTORE_JUMP - half
+    return "cleared" if beside_restores >= CLEAR_JUMP // 2 else "restored"
 
 
 class RoomBatch:
