@@ -14,6 +14,10 @@ class Budget:
         self._left = burst
         self._at = now
 
+    def is_full(self, now: float) -> bool:
+        """Whether the whole burst may come again: like one that was never used."""
+        return self._left + (now - self._at) * self._rate >= self._burst
+
     def give_back(self, amount: float) -> None:
         """Undo a `take` whose work was refused for another reason."""
         self._left = min(self._burst, self._left + amount)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.auth import Grant
+from edge.tokens import mint
+from infra import clock
 from tests.support.app import PATIENCE_S
-from tests.support.process import ServerProcess
+from tests.support.process import KEY, ServerProcess
 from tests.support.rtc import Json, Peer, insert, message, op
 
 pytestmark = pytest.mark.e2e
@@ -69,6 +72,31 @@ async def test_58_what_was_committed_and_not_acknowledged_is_answered_dup(tmp_pa
                 acked[msg["id"]] = number
         assert kept >= len(heard) >= 20 and heard.items() <= acked.items()
         await check_room(server.url, acked)
+
+
+async def test_a_session_is_its_users_after_a_kill(tmp_path: Path) -> None:
+    """From its first acknowledged message on, whatever became of the process."""
+
+    def of(user: str) -> str:
+        return mint(
+            KEY, subject=user, now_ms=clock.now_ms(), ttl_s=600, scopes=[Grant("rtc:*", "write")]
+        )
+
+    async def refused(url: str) -> None:
+        async with await Peer.connect(url, "s", token=of("eve")) as eve:
+            await eve.send({"mtype": "join"})
+            assert (await eve.until("error"))["error"] == "session_taken"
+            assert (await eve.until("closed"))["code"] == 4403
+
+    with ServerProcess.with_tokens(tmp_path) as server:
+        ann = await Peer.joined(server.url, "s", token=of("ann"))
+        assert (await ann.write(insert("n", x=0)))["mtype"] == "ack"
+        for _ in range(2):
+            await kill_and_start(server)
+            await refused(server.url)
+        await ann.close()
+        async with await Peer.joined(server.url, "s", token=of("ann")) as again:
+            assert (await again.write(number=2))["serverSeq"] == 2
 
 
 async def test_58_at_random_under_load(tmp_path: Path) -> None:

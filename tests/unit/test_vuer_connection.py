@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+from actors.host import Host
 from edge.dialects.vuer import limits
+from edge.dialects.vuer.journal import JournalService
+from edge.dialects.vuer.repositories import LedgerRepository
 from edge.dialects.vuer.server import RTCServer
-from tests.support.rtc import insert, meta
+from tests.support.rtc import insert, meta, op
 from tests.support.rtc_wire import ROOM, Clock, Wire
 
 # -- time ------------------------------------------------------------------------------------------
@@ -65,6 +69,104 @@ async def test_presence_is_told_at_most_every_33_ms() -> None:
         clock.now += 1
         assert (await ann.until("presence"))["state"] == 49
         assert sum(frame["mtype"] == "presence" for frame in ann.frames) == 2
+
+
+async def test_the_allowance_is_the_sessions_and_not_its_sockets() -> None:
+    """Connecting anew gives no new one, whether the session was replaced, lost or said goodbye."""
+    clock = Clock()
+    async with RTCServer(now_ms=clock.now_ms, monotonic=clock.monotonic) as server:
+        taken = 0
+        for turn in range(4):
+            wire = Wire(server, "ann")
+            await wire.join()
+            for number in range(limits.MESSAGES_BURST // 2):
+                wire.write(1 + turn * 1000 + number, op("number.add", "n", "x", 1))
+            for _ in range(limits.MESSAGES_BURST // 2):
+                frame = await wire.until(lambda frame: frame["mtype"] in ("ack", "error"))
+                taken += frame["mtype"] == "ack"
+                assert frame["mtype"] == "ack" or frame["error"] == "rate_limited"
+            if turn == 1:
+                wire.say({"mtype": "leave"})
+            elif turn == 2:
+                wire.connection.close()
+        assert taken == limits.MESSAGES_BURST
+        other = Wire(server, "bob")
+        await other.join()
+        other.write(1)
+        assert (await other.until("ack"))["serverSeq"] == limits.MESSAGES_BURST + 1
+        elsewhere = Wire(server, "ann", room="elsewhere")
+        await elsewhere.join()
+        elsewhere.write(1)
+        await elsewhere.until("ack")
+        clock.now += 1
+        for number in range(limits.MESSAGES_PER_S + 1):
+            wire.write(9000 + number, op("number.add", "n", "x", 1))
+        answers = [
+            (await wire.until(lambda frame: frame["mtype"] in ("ack", "error")))["mtype"]
+            for _ in range(limits.MESSAGES_PER_S + 1)
+        ]
+        assert (answers.count("ack"), answers.count("error")) == (limits.MESSAGES_PER_S, 1)
+        server.tick()
+        assert len(server._allowances) == 1  # those of one message are full again
+        clock.now += limits.MESSAGES_BURST / limits.MESSAGES_PER_S
+        server.tick()
+        assert len(server._allowances) == 0
+
+
+async def test_a_session_that_has_written_stays_its_users(tmp_path: Path) -> None:
+    """Beyond the time its member is kept, and in another server over the same files."""
+    clock = Clock()
+
+    def server_of(host: Host) -> RTCServer:
+        return RTCServer(
+            JournalService(LedgerRepository(host)), now_ms=clock.now_ms, monotonic=clock.monotonic
+        )
+
+    async def refused(server: RTCServer) -> bool:
+        eve = Wire(server, "s", user="eve")
+        eve.say({"mtype": "join"})
+        error = await eve.until("error")
+        assert eve.connection.closed
+        return bool(error["error"] == "session_taken")
+
+    async with Host(tmp_path) as host, server_of(host) as server:
+        ann = Wire(server, "s", user="ann")
+        await ann.join()
+        ann.write(1, insert("n"))
+        await ann.until("ack")
+        idle = Wire(server, "idle", user="ann")
+        await idle.join()
+        idle.connection.close()
+        ann.connection.close()
+        clock.now += limits.MEMBER_TTL_S + 1
+        server.tick()
+        assert await refused(server)
+        await Wire(server, "idle", user="eve").join()  # it has said nothing: it is free again
+    async with Host(tmp_path) as host, server_of(host) as server:
+        assert await refused(server)
+        back = Wire(server, "s", user="ann")
+        assert (await back.join())["headSeq"] == 1
+        back.write(2)
+        await back.until("ack")
+
+
+async def test_two_users_who_join_as_one_session_on_two_servers(tmp_path: Path) -> None:
+    """Neither server sees the other's members: the room's writer decides."""
+    async with (
+        Host(tmp_path) as host,
+        RTCServer(JournalService(LedgerRepository(host))) as one,
+        RTCServer(JournalService(LedgerRepository(host))) as two,
+    ):
+        ann, eve = Wire(one, "s", user="ann"), Wire(two, "s", user="eve")
+        await ann.join()
+        await eve.join()
+        ann.write(1, insert("n"))
+        await ann.until("ack")
+        eve.write(2, meta("undo", "s:1"))
+        error = await eve.until("error")
+        assert (error["error"], error["retryable"]) == ("session_taken", False)
+        ann.write(3)
+        assert (await ann.until("ack"))["serverSeq"] == 2
 
 
 # -- rights ----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The vuer-rtc dialect of an actor: one message is one draft, one entry, one seq. Pure.
 
 Entry: kind `msg` or `meta`, origin the session, stamp1 the lamport time, flag 1 while undone, body
-the message as sequenced. `clock` of the scope row is the room's lamport time. Rows: rooms.py.
+the message as sequenced, ref the mark of the user whose the session becomes with it (sessions.py).
+`clock` of the scope row is the room's lamport time. Rows: rooms.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from actors.dialects.vuer.message import Message, VuerRefusal, encode_message
 from actors.dialects.vuer.rewrite import rewritten
 from actors.dialects.vuer.rooms import META, Change, Planned, Room, message_of, rebased
-from actors.dialects.vuer.sessions import check_order, note
+from actors.dialects.vuer.sessions import check_order, check_user, forget, note
 from actors.dialects.vuer.validate import LAMPORT_LEAD_MAX, check_message
 from actors.rows import Key, Overlay
 from actors.types import Draft, Entry
@@ -37,17 +38,21 @@ class RoomLimits(msgspec.Struct, frozen=True):
 
 class Asked(msgspec.Struct):
     """What a draft asks. `prev` is the id of the session's message before, where it says so;
-    `undo_any`: it may undo what others did.
+    `undo_any`: it may undo what others did; `user` is the mark of who asks (sessions.user_mark),
+    None for the server's own code, which may speak as anybody.
     """
 
     message: Message
     prev: str | None = None
     undo_any: bool = False
+    user: str | None = None
 
 
-def message_draft(message: Message, *, prev: str | None = None, undo_any: bool = False) -> Draft:
+def message_draft(
+    message: Message, *, prev: str | None = None, undo_any: bool = False, user: str | None = None
+) -> Draft:
     """The draft of a checked message (validate.check_message)."""
-    asked = Asked(message, prev, undo_any)
+    asked = Asked(message, prev, undo_any, user)
     body = msgspec.json.encode(asked).decode()
     return Draft(message.id, "msg", body, len(body), asked, message.session_id)
 
@@ -87,6 +92,7 @@ class VuerDialect:
             return []
         asked = draft.data if isinstance(draft.data, Asked) else _decoded(draft)
         message, room = asked.message, Room(rows)
+        user = check_user(rows, message.session_id, asked.user)
         known = int(rows.clock or 0)
         if message.lamport > known + LAMPORT_LEAD_MAX:
             raise VuerRefusal(
@@ -104,6 +110,7 @@ class VuerDialect:
         change = room.change(message, seq)
         _check_room(room, change, self._limits)
         entry = _entry(message, seq, at, change)
+        entry.ref = user
         self._trim(rows, seq, self._every)
         return [entry]
 
@@ -123,12 +130,13 @@ class VuerDialect:
         else:
             change = room.change(message, entry.seq)
         room.store(change, entry.seq)
-        note(overlay, message, entry.seq, entry.at)
+        note(overlay, message, entry.seq, entry.at, entry.ref)
         overlay.clock = str(max(int(overlay.clock or 0), message.lamport))
 
     def rebase(self, overlay: Overlay, floor: int) -> None:
         """See KeepsBases."""
         rebased(overlay, floor, overlay.history(1 << 62))
+        forget(overlay, floor)
 
     def renumber(self, body: str, seq: int) -> str:
         """The message with its new serverSeq."""
@@ -140,7 +148,7 @@ class VuerDialect:
 def _decoded(draft: Draft) -> Asked:
     raw = msgspec.json.decode(draft.body)
     message = check_message(raw["message"])
-    return Asked(message, raw.get("prev"), raw.get("undo_any", False))
+    return Asked(message, raw.get("prev"), raw.get("undo_any", False), raw.get("user"))
 
 
 def _entry(message: Message, seq: int, at: int, change: Change) -> Entry:

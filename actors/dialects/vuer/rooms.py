@@ -5,7 +5,7 @@ coll `base`   id key: the node at the floor, of every key touched since; null wh
               Other nodes are at the floor what they are at head. Id "" holds the root at the floor.
 coll `room`   id `tree`: `{rootKey, nodes, bytes}`; nodes counts those ever inserted, bytes is
               the weight (weight.py) of all of them and of the empty places
-coll `session` id session: `{clock, last, marks}` (sessions.py)
+coll `session` id session: `{clock, last, marks, user}` (sessions.py)
 """
 
 from __future__ import annotations

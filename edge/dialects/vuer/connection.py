@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from actors.dialects.vuer.sessions import user_mark
 from edge.auth import Principal
 from edge.budget import Budget
 from edge.dialects.vuer import frames as f
@@ -49,6 +50,7 @@ class RtcConnection:
         self.format = format
         self.server = server
         self._user = principal
+        self._mark = user_mark(principal.id)
         self._place = Place(self)
         self._may_write: bool | None = None  # None: not asked yet
         self._may_undo_any = False
@@ -58,7 +60,6 @@ class RtcConnection:
         self._errors = 0
         now = server.monotonic()
         self._opened_at = self._heard_at = now
-        self._messages = Budget(limits.MESSAGES_PER_S, limits.MESSAGES_BURST, now)
         self._control = Budget(limits.CONTROL_PER_S, limits.CONTROL_BURST, now)
 
     # -- what the server asks of its connections ---------------------------------------------------
@@ -251,9 +252,13 @@ class RtcConnection:
                 self._turn_away("forbidden", "no access to this room")
                 return
             await self.server.journal.start()
-            if self.over():  # a newer socket may have the session by now
-                return
             try:
+                owner = await self.server.journal.repository.owner(self.address, self.session_id)
+                if self.over():  # a newer socket may have the session by now
+                    return
+                if owner not in (None, self._mark):
+                    self._turn_away("session_taken", "this session is another user's")
+                    return
                 fresh = self.server.enter(self)
                 feed = await self.server.feeds.join(self.address)
             except ProtocolError as error:
@@ -301,14 +306,14 @@ class RtcConnection:
             text = "the server is going away"
             self.tell(f.error("moved", text, msg_id=msg_id, retry_after_ms=1000))
             return
-        if wait_ms := self._messages.take(1, self.server.monotonic()):
+        if wait_ms := self.server.allow(self):
             text = f"more than {limits.MESSAGES_PER_S} messages a second"
             self.tell(f.error("rate_limited", text, msg_id=msg_id, retry_after_ms=wait_ms))
             return
         try:
             draft = self.server.journal.draft(
                 frame.msg, session_id=self.session_id, prev=frame.prev,
-                undo_any=self._may_undo_any,
+                undo_any=self._may_undo_any, user=self._mark,
             )  # fmt: skip
             self.server.journal.submit(self.address, draft, self._place.answers, msg_id)
         except HoldfastError as error:

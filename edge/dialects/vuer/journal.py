@@ -24,6 +24,7 @@ from actors.dialects.vuer.hashing import state_hash_of
 from actors.dialects.vuer.message import Message
 from actors.dialects.vuer.plan import compact_draft, message_draft
 from actors.dialects.vuer.reads import HashWork, LamportWork, RoomRead, RoomWork
+from actors.dialects.vuer.sessions import user_mark
 from actors.dialects.vuer.validate import check_message
 from actors.reply import FutureReply
 from actors.scan import Spool, Work
@@ -166,12 +167,15 @@ class JournalService:
     async def process_message(
         self, room_id: str, msg: dict[str, Any], user: Any = None, *, undo_any: bool = False
     ) -> Processed:
-        """Sequence one message for its own session. Never raises for what is wrong with it."""
+        """Sequence one message for its own session, which is `user`'s then, where one is given.
+        Never raises for what is wrong with it.
+        """
         address = room_address(room_id)
         await self.start()
         reply = FutureReply()
         try:
-            draft = self.draft(msg, undo_any=undo_any)
+            mark = None if user is None else user_mark(str(user))
+            draft = self.draft(msg, undo_any=undo_any, user=mark)
             self.submit(address, draft, reply, None)
             (outcome,), _ = await reply.future
         except HoldfastError as error:
@@ -227,11 +231,11 @@ class JournalService:
 
     def draft(
         self, msg: dict[str, Any], *, session_id: str | None = None, prev: str | None = None,
-        undo_any: bool = False,
+        undo_any: bool = False, user: str | None = None,
     ) -> Draft:  # fmt: skip
         """The checked message, ready to be submitted. Raises VuerRefusal."""
         message: Message = check_message(msg, session_id=session_id)
-        return message_draft(message, prev=prev, undo_any=undo_any)
+        return message_draft(message, prev=prev, undo_any=undo_any, user=user)
 
     def submit(self, address: Address, draft: Draft, reply: Reply, tag: Any) -> None:
         """Have it decided with the next batch; the reply hears of it once. Never raises."""

@@ -18,6 +18,7 @@ import msgspec
 
 from actors.dialects.vuer.plan import KEEP_TAIL, SNAPSHOT_EVERY, VuerDialect
 from actors.dialects.vuer.reads import DocumentRead, DocumentWork, SessionsWork
+from actors.dialects.vuer.sessions import SESSIONS
 from actors.host import Host
 from actors.host_settings import HostSettings
 from actors.port import StatePort
@@ -96,6 +97,9 @@ class SessionRepository(Protocol):
 
     async def sessions(self, address: Address) -> dict[str, SessionRecord]: ...
 
+    async def owner(self, address: Address, session: str) -> str | None:
+        """The mark of the user who has written as the session (actors' user_mark)."""
+
 
 class LedgerRepository:
     """Rooms of a port. How much history stays is what the port's dialect says."""
@@ -161,6 +165,11 @@ class LedgerRepository:
         """See SessionRepository."""
         found = await self._read(address, SessionsWork()) or {}
         return {id: SessionRecord(clock, last) for id, (clock, last) in found.items()}
+
+    async def owner(self, address: Address, session: str) -> str | None:
+        """See SessionRepository."""
+        (row,) = await self.port.get(address, [(SESSIONS, session)])
+        return None if row is None else row.value.get("user")
 
     async def _read(self, address: Address, work: Work) -> Any:
         spool = await self.snapshot(address, work)

@@ -23,6 +23,7 @@ from actors.types import Address, Batch
 from edge.auth import Principal
 from edge.dialects.vuer import frames as f
 from edge.dialects.vuer.actor_broker import ActorBroker
+from edge.dialects.vuer.allowances import Allowances
 from edge.dialects.vuer.broker import InMemoryBroker, RoomBroker
 from edge.dialects.vuer.connection import REPLACED, RtcConnection
 from edge.dialects.vuer.feed import RoomFeed
@@ -61,6 +62,7 @@ class RTCServer:
         self.connections: set[RtcConnection] = set()
         self._authorize = authorize
         self._rosters: dict[Address, Roster[RtcConnection]] = {}
+        self._allowances = Allowances()
         self._tasks = TaskOwner()
         self._relay: BrokerTaps | None = None
         self._ticking = False
@@ -166,6 +168,11 @@ class RTCServer:
         except Exception:  # user code: whatever is wrong with it must not open a door
             log.exception("authorize failed action=%s", action)
             return False
+
+    def allow(self, connection: RtcConnection) -> int:
+        """0 if its session may send a message more, else the milliseconds until it may."""
+        now = self.monotonic()
+        return self._allowances.take(connection.address, connection.session_id, now)
 
     # -- rooms -------------------------------------------------------------------------------------
 
@@ -325,6 +332,7 @@ class RTCServer:
         now = self.monotonic()
         for connection in list(self.connections):
             connection.tick(now)
+        self._allowances.expire(now)
         for address, roster in list(self._rosters.items()):
             left = roster.expire(now)
             if left:
