@@ -9,8 +9,8 @@ from aiohttp import web
 from actors.types import Address
 from edge.auth import Action, Principal
 from edge.problems import Problem
-from edge.requests import principal_of, server_of
-from infra.errors import HoldfastError
+from edge.requests import named_tenant, principal_of, server_of
+from infra.errors import HoldfastError, TenantRefused
 
 if TYPE_CHECKING:
     from edge.server import Server
@@ -29,14 +29,28 @@ def add_routes(app: web.Application) -> None:
 
 async def require_admin(request: web.Request) -> Principal:
     """The sender, if an admin. Raises AuthError or Problem forbidden."""
-    principal = await principal_of(request)
+    principal = await principal_of(request, anywhere=True)
     if not await server_of(request).runtime.may(principal, "", Action.ADMIN):
         raise Problem("forbidden", "an admin token is needed")
     return principal
 
 
+def address_asked(request: web.Request) -> Address:
+    """The scope of the path. Raises TenantRefused where the address is another tenant's."""
+    tenant = tenant_asked(request, request.match_info["tenant"])
+    return Address(tenant, request.match_info["scope"])
+
+
+def tenant_asked(request: web.Request, tenant: str | None) -> str:
+    """The tenant asked about: at the address of one, that one only."""
+    named = named_tenant(request)
+    if named is not None and tenant not in (None, named):
+        raise TenantRefused("at this address there is one tenant, and that is another")
+    return tenant or named or "default"
+
+
 async def _whoami(request: web.Request) -> web.Response:
-    principal = await principal_of(request)
+    principal = await principal_of(request, anywhere=True)
     return web.json_response(
         {"id": principal.id, "tenant": principal.tenant, "expires_at_ms": principal.expires_at_ms}
     )
@@ -64,7 +78,7 @@ async def _list(request: web.Request) -> web.Response:
     """Scopes in order of name. Query: tenant, prefix, after, limit."""
     await require_admin(request)
     query = request.query
-    tenant = query.get("tenant", "default")
+    tenant = tenant_asked(request, query.get("tenant"))
     try:
         limit = min(LIST_MAX, max(1, int(query.get("limit", "100"))))
     except ValueError as error:
@@ -88,7 +102,7 @@ async def _show(request: web.Request) -> web.Response:
     """One scope, awake."""
     await require_admin(request)
     server = server_of(request)
-    address = Address(request.match_info["tenant"], request.match_info["scope"])
+    address = address_asked(request)
     try:
         found = await server.inspector.show(address)
     except HoldfastError as error:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from edge import admin, transfer
+from edge import admin, tenant_paths, transfer
 from edge.dialects.asterql import http as asterql
 from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
 from edge.dialects.vuer import http as vuer
 from edge.metrics import counts_of, render
 from edge.openapi import document
-from edge.requests import SERVER, answer_errors, cors, server_of
+from edge.requests import SERVER, answer_errors, cors, mounted_at, server_of
 from edge.version import VERSION
 from infra.sqlite import SQLITE_VERSION
 
@@ -62,11 +62,12 @@ def build_app(server: Server) -> web.Application:
         stratasync.add_routes(app, server.strata)
     if server.para is not None:
         para.add_routes(app, server.para)
+    tenant_paths.add_routes(app, server.runtime.tenancy)  # last: it must hide nothing
     return app
 
 
 async def _root(request: web.Request) -> web.Response:
-    raise web.HTTPFound("/console")
+    raise web.HTTPFound(f"{mounted_at(request)}/console")
 
 
 async def _healthz(request: web.Request) -> web.Response:
@@ -116,7 +117,9 @@ async def _console(request: web.Request) -> web.FileResponse:
 
 async def _console_file(request: web.Request) -> web.FileResponse:
     name = request.match_info["file"]
-    if name not in {"console.js", "console.css", "icon.svg", "index.html"}:
+    if name == "index.html":  # its links are relative to where it stands
+        raise web.HTTPFound(f"{mounted_at(request)}/console")
+    if name not in {"console.js", "console.css", "icon.svg"}:
         raise web.HTTPNotFound()
     return web.FileResponse(WEB / "console" / name, headers=_SECURITY)
 

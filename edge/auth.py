@@ -70,13 +70,16 @@ class Credentials:
     """What came with a request. Names in `headers` are lower case; `remote` is the peer's address.
 
     `token` is the bearer of the Authorization header, the `token` query parameter or the first
-    frame, in this order. Nothing but `remote` shows in the repr, so that logs hold no secret.
+    frame, in this order. `tenant` is whom host name or path name (docs/auth.md), None where they
+    name nobody; a principal of another tenant is refused. Nothing but `remote` and `tenant` shows
+    in the repr, so that logs hold no secret.
     """
 
     token: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     remote: str | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +163,9 @@ DEV_PRINCIPAL = Principal(id="dev", admin=True, publish=UNLIMITED)
 
 
 def allow_all(credentials: Credentials, /) -> Principal:
-    """Everyone is the admin `dev`: for `holdfast dev` and `serve --insecure` only."""
-    return DEV_PRINCIPAL
+    """Everyone is the admin `dev`, of the tenant whose address it is: for `holdfast dev` and
+    `serve --insecure` only.
+    """
+    if credentials.tenant is None:
+        return DEV_PRINCIPAL
+    return msgspec.structs.replace(DEV_PRINCIPAL, tenant=credentials.tenant)

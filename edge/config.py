@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.patterns import check_pattern, matches
+from edge.tenancy import Source, Tenancy
 from edge.tokens import TokenKey, check_keys
 from infra import limits
 from infra.errors import ConfigError
@@ -98,6 +99,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tenant_open_files: Annotated[
         Count, _doc("Files a tenant's process may have open; 0 is no limit of its own.", "files")
     ] = 0
+    tenant_from: Annotated[
+        tuple[Source, ...],
+        _doc(
+            "What names the tenant of a request: its `token`, `host` name or `path`. Where several "
+            "do they must name the same.",
+            "list of `token` `host` `path`",
+        ),
+    ] = ("token",)
+    tenant_host: Annotated[
+        str, _doc("Host names of tenants, as `{tenant}.example.com`.", "host name")
+    ] = ""
+    tenant_path: Annotated[
+        str, _doc("Where everything stands once more for each tenant, as `/t/{tenant}`.", "path")
+    ] = ""
+    tenants: Annotated[
+        tuple[str, ...], _doc("Patterns of the tenants that are served; empty is all.", "list")
+    ] = ()
     idle_s: Annotated[
         Seconds, _doc("A scope nobody uses closes its file after this long.", "seconds")
     ] = 60.0
@@ -372,9 +390,17 @@ def keys() -> tuple[Key, ...]:
 SECRET_KEYS = frozenset({"token_keys", "keep_secrets", "link_key"})
 
 
+def tenancy_of(config: Config) -> Tenancy:
+    """What the configuration says of tenants. Raises ConfigError."""
+    return Tenancy(
+        config.tenant_from, config.tenant_host, config.tenant_path, config.tenants
+    )  # fmt: skip
+
+
 def check(config: Config) -> None:
     """The rules that span keys. Raises ConfigError with what to change."""
     check_keys(config.token_keys)
+    tenancy_of(config)
     for pattern in config.scopes:
         check_pattern(pattern)
     levels = [config.durability, *(override.durability for override in config.scopes.values())]

@@ -29,6 +29,8 @@ def embed(
     ConfigError where neither is declared.
     """
     config = config or Config()
+    if config.tenant_path:
+        raise ConfigError("tenant_path: the paths of an embedding site are its own")
     if application.authenticator is None and application.declared_strata is None:
         raise ConfigError("nothing to embed: call app.stratasync(...) or @app.authenticate first")
     server = Server(config, application)

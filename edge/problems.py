@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from infra.errors import HoldfastError
+from infra.errors import AuthError, HoldfastError, TenantRefused
 
 HTTP_STATUS: Final = {
     "bad_envelope": 400,
@@ -29,7 +29,9 @@ HTTP_STATUS: Final = {
     "token_invalid": 401,
     "token_unknown_key": 401,
     "forbidden": 403,
+    "wrong_tenant": 403,
     "not_found": 404,
+    "unknown_tenant": 404,
     "object_missing": 404,
     "method_not_allowed": 405,
     "patch_failed": 409,
@@ -76,6 +78,13 @@ CLOSE_CODES: Final = {
 def status_of(code: str) -> int:
     """500 for a code nobody has thought of: never a success by accident."""
     return HTTP_STATUS.get(code, 500)
+
+
+def status_of_error(error: HoldfastError) -> int:
+    """The same, and 401 for an error of authentication whatever an application calls it."""
+    if isinstance(error, AuthError) and not isinstance(error, TenantRefused):
+        return 401
+    return status_of(error.code)
 
 
 def problem(

@@ -7,22 +7,25 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from edge.auth import Action, Credentials, Principal
-from edge.problems import Problem, problem, status_of
+from edge.problems import Problem, problem, status_of_error
 from infra import ids
-from infra.errors import AuthError, HoldfastError
+from infra.errors import HoldfastError
 
 if TYPE_CHECKING:
     from edge.server import Server
 
 log = logging.getLogger("holdfast.http")
 SERVER: web.AppKey[Server] = web.AppKey("server")
+# In the match of a request whose path names a tenant (edge/tenant_paths.py).
+TENANT: Final = "holdfast.tenant"
+MOUNTED_AT: Final = "holdfast.mounted_at"
 _REQUEST_ID = re.compile(r"[!-~]{1,64}")
 _HEADER_LIST = re.compile(r"[A-Za-z0-9-]{1,64}( ?, ?[A-Za-z0-9-]{1,64}){0,49}")
 _HEADERS = (
@@ -39,17 +42,29 @@ def server_of(request: web.Request) -> Server:
     return request.app[SERVER]
 
 
+def named_tenant(request: web.Request) -> str | None:
+    """The tenant that host name or path name. Raises TenantRefused where they name two."""
+    return server_of(request).runtime.tenancy.named(request.host, request.match_info.get(TENANT))
+
+
+def mounted_at(request: web.Request) -> str:
+    """What stands before the request's path in its address, for links: "" or a tenant's path."""
+    return request.match_info.get(MOUNTED_AT, "")
+
+
 def credentials_of(request: web.Request) -> Credentials:
     """The bearer of the Authorization header, else the `token` query parameter."""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
     token = value.strip() if scheme.lower() == "bearer" else request.query.get("token")
     headers = {name.lower(): value for name, value in request.headers.items()}
-    return Credentials(token or None, headers, dict(request.query), request.remote)
+    tenant = named_tenant(request)
+    return Credentials(token or None, headers, dict(request.query), request.remote, tenant)
 
 
-async def principal_of(request: web.Request) -> Principal:
+async def principal_of(request: web.Request, *, anywhere: bool = False) -> Principal:
     """Who sends the request. Raises AuthError."""
-    return await server_of(request).runtime.recognise(credentials_of(request))
+    runtime = server_of(request).runtime
+    return await runtime.recognise(credentials_of(request), anywhere=anywhere)
 
 
 async def require(request: web.Request, scope: str, action: Action) -> Principal:
@@ -76,15 +91,13 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
     except HoldfastError as error:
-        code = "unauthenticated" if isinstance(error, AuthError) else error.code
         detail = error.detail if isinstance(error, Problem) else None
         after, request_id = error.retry_after_ms, _request_id(request)
         body = problem(
             error.code, str(error), request_id=request_id, retryable=error.retryable,
             retry_after_ms=after, detail=detail,
         )  # fmt: skip
-        status = 401 if code == "unauthenticated" else status_of(code)
-        return _answer(status, body, request_id, after)
+        return _answer(status_of_error(error), body, request_id, after)
     except TimeoutError:
         request_id = _request_id(request)
         body = problem("busy", "took too long", request_id=request_id, retryable=True)

@@ -14,6 +14,7 @@ from edge.access import Access
 from edge.auth import Action, Allow, Credentials, Principal, PublishLimits, decide, recognise
 from edge.dialects.asterql.connection import project
 from edge.feed import Feeds
+from edge.tenancy import Tenancy
 from infra import clock, limits
 from infra.errors import AuthError
 from infra.tasks import TaskOwner
@@ -29,6 +30,7 @@ class Runtime:
         port: Port,
         access: Access,
         publish_limits: PublishLimits,
+        tenancy: Tenancy,
         *,
         page_entries: int = limits.PAGE_ENTRIES_MAX,
     ) -> None:
@@ -37,6 +39,7 @@ class Runtime:
         self.tasks = TaskOwner()
         self.access = access
         self.publish_limits = publish_limits
+        self.tenancy = tenancy
         self.page_entries = page_entries
         self.stopping = False
 
@@ -72,15 +75,20 @@ class Runtime:
         async with asyncio.timeout(limits.AUTHORIZE_WAIT_S):
             return isinstance(await decide(self.access.authorize, principal, scope, action), Allow)
 
-    async def authenticate(self, token: str) -> Principal:
-        """Who the token of an `auth` frame names."""
-        return await self.recognise(Credentials(token=token))
+    async def authenticate(self, token: str, tenant: str | None) -> Principal:
+        """Who the token of an `auth` frame names, on a socket at an address of `tenant`."""
+        return await self.recognise(Credentials(token=token, tenant=tenant))
 
-    async def recognise(self, credentials: Credentials) -> Principal:
-        """Who sends these credentials. Raises AuthError, never anything else."""
+    async def recognise(self, credentials: Credentials, *, anywhere: bool = False) -> Principal:
+        """Who sends these credentials. Raises AuthError, never anything else.
+
+        `anywhere`: edge.tenancy.Tenancy.admit.
+        """
         try:
             async with asyncio.timeout(limits.AUTHORIZE_WAIT_S):
-                return await recognise(self.access.authenticate, credentials)
+                principal = await recognise(self.access.authenticate, credentials)
+            self.tenancy.admit(principal.tenant, credentials.tenant, anywhere=anywhere)
+            return principal
         except AuthError:
             raise
         except Exception as error:  # user code or a slow identity provider

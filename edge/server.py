@@ -30,7 +30,7 @@ from edge.app import build_app
 from edge.application import Alarm, Application
 from edge.auth import Principal, PublishLimits
 from edge.budget import Budget
-from edge.config import Config
+from edge.config import Config, tenancy_of
 from edge.dialects.asterql.hub import Published, publish_to_port
 from edge.dialects.asterql.views import HeldViews, ScopeRead
 from edge.dialects.para.authority import SyncedAuthority
@@ -104,6 +104,7 @@ class Server:
             self.port,
             choose_access(config, application, mode, clock.now_ms),
             PublishLimits(config.publish_envelopes_per_s, config.publish_bytes_per_s),
+            tenancy_of(config),
         )
         self.sockets = SocketSettings(
             frame_bytes_max=config.frame_bytes_max, compression=config.compression,
@@ -112,7 +113,7 @@ class Server:
         self.strata = (
             None
             if application.declared_strata is None
-            else StrataService(application.declared_strata, self.port)
+            else StrataService(application.declared_strata, self.port, self.runtime.tenancy)
         )
         self.para = (
             None

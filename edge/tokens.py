@@ -16,6 +16,7 @@ import msgspec
 
 from edge.auth import UNLIMITED, Credentials, Grant, Principal, PublishLimits
 from edge.patterns import check_pattern
+from edge.tenancy import tenant_fault
 from infra.errors import AuthError, ConfigError
 from infra.limits import TENANT_BYTES_MAX
 
@@ -232,8 +233,7 @@ def _fault(claims: Claims) -> str | None:
     """What is wrong with well-typed claims, or None."""
     if not 0 < len(claims.sub) <= SUBJECT_CHARS_MAX:
         return f"sub must have 1 to {SUBJECT_CHARS_MAX} characters"
-    # isprintable also rules out lone surrogates, which no file name can carry.
-    if not claims.tenant.isprintable() or not 0 < len(claims.tenant.encode()) <= TENANT_BYTES_MAX:
+    if tenant_fault(claims.tenant) is not None:
         return f"tenant must have 1 to {TENANT_BYTES_MAX} printable bytes"
     times = [time for time in (claims.exp, claims.nbf) if time is not None]
     # NaN and infinity pass every comparison with a clock, so they would never expire.

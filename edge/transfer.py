@@ -15,7 +15,7 @@ from actors.moment import parse_at
 from actors.scope import Scope
 from actors.transfers import Format, Transfers
 from actors.types import Address
-from edge.admin import require_admin
+from edge.admin import address_asked, require_admin
 from edge.problems import Problem
 from edge.requests import from_allowed_origin, server_of
 from infra import clock, limits
@@ -105,7 +105,7 @@ async def _new_scope(request: web.Request) -> Address:
 
 
 def _address(request: web.Request) -> Address:
-    return Address(request.match_info["tenant"], request.match_info["scope"])
+    return address_asked(request)
 
 
 def _transfers(request: web.Request) -> Transfers:

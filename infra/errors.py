@@ -106,3 +106,9 @@ class AuthError(HoldfastError):
     """No valid credentials, or not enough of them."""
 
     code = "unauthenticated"
+
+
+class TenantRefused(AuthError):
+    """Whoever asks is known, and is not of the tenant whose address this is."""
+
+    code = "wrong_tenant"

@@ -155,6 +155,7 @@ SHELL: set[str] = {
     "edge/runtime.py",
     "edge/sending.py",
     "edge/server.py",
+    "edge/tenant_paths.py",
     "edge/transfer.py",
     "edge/waiting.py",
     "edge/websocket.py",

@@ -69,7 +69,9 @@ def default_text(key: Key) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value) if value not in ((), {}) else ""
+    if isinstance(value, tuple):
+        return ",".join(str(one) for one in value)
+    return str(value) if value != {} else ""
 
 
 def choices(key: Key) -> tuple[str, ...]:

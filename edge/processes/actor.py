@@ -65,8 +65,21 @@ async def serve_scopes(
             await serving.aclose()
             await listener.aclose()
             next_due = host.index.next_due(set())
-    if boot.tenant is not None:
+            empty = not host.index.page(boot.tenant or "", "", "", 1)
+    if boot.tenant is None:
+        return
+    if empty:  # somebody has looked, and nobody has written yet
+        _leave_nothing(due.parent)
+    else:
         due.write_bytes(msgspec.json.encode(Due(boot.tenant, next_due)))
+
+
+def _leave_nothing(home: Path) -> None:
+    """Remove the folder of a tenant who has no scope, unless it holds what is not ours to know."""
+    for name in ("index.db", "index.db-wal", "index.db-shm", "lock"):
+        (home / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        home.rmdir()
 
 
 async def _until_idle(serving: Serving, idle_s: float, stop: asyncio.Event) -> None:

@@ -161,7 +161,7 @@ class FakeEnvironment:
         self.asked.append((scope, action))
         return self.allow(principal, scope, action)
 
-    async def authenticate(self, token: str) -> Principal:
+    async def authenticate(self, token: str, tenant: str | None) -> Principal:
         await asyncio.sleep(0)
         if token not in self.tokens:
             raise AuthError("unknown token", code="token_invalid")

@@ -108,7 +108,7 @@ class Edge:
     def authorize(self, principal: Principal, scope: str, action: Action) -> bool | Awaitable[bool]:
         return True
 
-    async def authenticate(self, token: str) -> Principal:
+    async def authenticate(self, token: str, tenant: str | None) -> Principal:
         return PRINCIPAL
 
 

@@ -68,8 +68,8 @@ class Environment(Protocol):
     def authorize(self, principal: Principal, scope: str, action: Action) -> bool | Awaitable[bool]:
         """Whether the principal may. Never raises; waits at most AUTHORIZE_WAIT_S."""
 
-    async def authenticate(self, token: str) -> Principal:
-        """Who the token names. Raises AuthError."""
+    async def authenticate(self, token: str, tenant: str | None) -> Principal:
+        """Who the token names, at an address of `tenant`. Raises AuthError."""
 
 
 class Connection:
@@ -77,14 +77,18 @@ class Connection:
 
     __slots__ = (
         "_control", "_env", "_errors", "_inbox", "_inbox_bytes", "_opened_at", "_publisher",
-        "_pumping", "_subscriptions", "_waiting", "closed", "principal", "sink",
+        "_pumping", "_subscriptions", "_tenant", "_waiting", "closed", "principal", "sink",
     )  # fmt: skip
 
-    def __init__(self, env: Environment, sink: Sink, principal: Principal | None) -> None:
+    def __init__(
+        self, env: Environment, sink: Sink, principal: Principal | None, tenant: str | None = None
+    ) -> None:
+        """`tenant` is whom the address names that the client came to."""
         self.sink = sink
         self.principal = principal
         self.closed = False
         self._env = env
+        self._tenant = tenant
         self._subscriptions: dict[str, Subscription] = {}
         self._publisher: Publisher | None = None  # made by the first publish frame
         self._inbox: deque[f.Inbound] | None = None
@@ -235,7 +239,7 @@ class Connection:
 
     async def _authenticate(self, frame: f.Auth) -> None:
         try:
-            principal = await self._env.authenticate(frame.token)
+            principal = await self._env.authenticate(frame.token, self._tenant)
         except AuthError as error:
             self.end(NOT_AUTHENTICATED, str(error))
             return

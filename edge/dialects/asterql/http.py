@@ -34,7 +34,7 @@ from edge.requests import credentials_of, from_allowed_origin, require, server_o
 from edge.websocket import can_take_over, take_over, wants_websocket
 from edge.websocket_plain import serve_plain
 from infra import limits
-from infra.errors import AuthError
+from infra.errors import AuthError, TenantRefused
 
 BASE = "/api/sync"
 
@@ -61,15 +61,15 @@ async def socket(request: web.Request) -> web.StreamResponse:
     principal: Principal | None = None
     try:
         principal = await server.runtime.recognise(credentials)
-    except AuthError:
-        if credentials.token is not None:
+    except AuthError as error:
+        if credentials.token is not None or isinstance(error, TenantRefused):
             raise
 
     if request.transport is None:  # gone while it was being recognised
         raise Problem("closed", "the client has gone")
 
     def open_session(sink: Any) -> Connection:
-        connection = Connection(server.runtime, sink, principal)
+        connection = Connection(server.runtime, sink, principal, credentials.tenant)
         server.connections.add(connection)
         return connection
 

@@ -187,7 +187,7 @@ class SyncHub:
             log.exception("authorize failed scope=%s", scope)
             return False
 
-    async def authenticate(self, token: str) -> Principal:
+    async def authenticate(self, token: str, tenant: str | None) -> Principal:
         raise AuthError("this connection's user is given by its application")
 
 

@@ -20,9 +20,9 @@ from aiohttp import web
 from actors.dialects.starkeep.naming import BadName, check_object_key
 from edge.contents import TooLarge
 from edge.dialects.starkeep.spaces import FileInfo
-from edge.problems import status_of
+from edge.problems import status_of_error
 from infra import limits
-from infra.errors import AuthError, HoldfastError
+from infra.errors import HoldfastError
 from infra.objects import ObjectMissing
 
 log = logging.getLogger("holdfast.starkeep")
@@ -224,13 +224,13 @@ def failure(error: HoldfastError | web.HTTPException) -> web.Response:
         return error_response(error.status, "bad_request", error.reason)
     if isinstance(error, ObjectMissing):
         return web.Response(status=404)
-    code = "unauthenticated" if isinstance(error, AuthError) else error.code
+    status = status_of_error(error)
     headers = {}
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(max(1, (error.retry_after_ms + 999) // 1000))
-    if code == "unauthenticated":
+    if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="holdfast"'
-    return error_response(status_of(code), error.code, str(error), headers=headers)
+    return error_response(status, error.code, str(error), headers=headers)
 
 
 def error_response(

@@ -18,7 +18,7 @@ from actors.dialects.starkeep.channels import COMBINED, DRIVE_CHANNEL, Channel
 from actors.dialects.starkeep.namespaces import DeclareBody, Namespace
 from actors.dialects.starkeep.naming import DRIVE, BadName, check_app_id, check_object_key
 from actors.types import Address
-from edge.admin import require_admin
+from edge.admin import address_asked, require_admin
 from edge.auth import Action, Principal
 from edge.dialects.starkeep.handler import (
     FILES,
@@ -34,7 +34,7 @@ from edge.dialects.starkeep.notices import SOCKETS, close_sockets, serve_notices
 from edge.dialects.starkeep.signatures import Presigner, Signed, app_of, is_signed
 from edge.dialects.starkeep.spaces import GC_GRACE_MS, FileInfo, Spaces
 from edge.problems import Problem
-from edge.requests import from_allowed_origin, principal_of, server_of
+from edge.requests import from_allowed_origin, mounted_at, named_tenant, principal_of, server_of
 from infra.errors import AuthError, HoldfastError
 from infra.limits import SCOPE_BYTES_MAX
 
@@ -82,16 +82,17 @@ class Keep:
     async def _at_mount(self, request: web.Request) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0].removeprefix(MOUNT + "/")
         name, slash, rest = path.partition("/")
-        return await self._answer(request, name, slash + rest, f"{MOUNT}/{name}")
+        base = f"{mounted_at(request)}{MOUNT}/{name}"
+        return await self._answer(request, name, slash + rest, base)
 
     async def _at_root(self, request: web.Request) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
-        return await self._answer(request, quote(self._root, safe=""), path, "")
+        return await self._answer(request, quote(self._root, safe=""), path, mounted_at(request))
 
     async def _collect(self, request: web.Request) -> web.StreamResponse:
         """What of a space nobody refers to, and with `dry_run=0` let go of it."""
         await require_admin(request)
-        address = Address(request.match_info["tenant"], request.match_info["scope"])
+        address = address_asked(request)
         if not address.scope.startswith(KIND):
             raise Problem("bad_scope", f"only scopes of kind {KIND!r} have files")
         grace = request.query.get("grace_s", "")
@@ -160,6 +161,7 @@ class _Call:
             self._server.runtime.now_ms(),
         )  # fmt: skip
         assert tenant is not None
+        self._server.runtime.tenancy.admit(tenant, named_tenant(self._request))
         self._address = Address(tenant, self._scope)
         return True
 
@@ -179,6 +181,8 @@ class _Call:
             if self._request.method in ("GET", "HEAD", "DELETE"):
                 self._signed.check()
             self._principal = Principal(id=f"app:{app_id}")
+            tenancy = self._server.runtime.tenancy
+            tenancy.admit(self._principal.tenant, named_tenant(self._request))
             return
         self._principal = await principal_of(self._request)
         self._address = Address(self._principal.tenant, self._scope)

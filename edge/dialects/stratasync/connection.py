@@ -55,10 +55,14 @@ def _decoded(data: bytes | bytearray | str) -> Any:
 class StrataConnection:
     """Fits edge.websocket.Session and what edge.server expects of its connections."""
 
-    def __init__(self, service: StrataService, sink: Sink, name: str) -> None:
+    def __init__(
+        self, service: StrataService, sink: Sink, name: str, tenant: str | None = None
+    ) -> None:
+        """`tenant` is whom the address names that the client came to."""
         self.service = service
         self.sink = sink
         self.name = name
+        self._tenant = tenant
         self.closed = False
         self.principal: Principal | None = None
         self._context = SocketContext(conn := ids.new_id(), f"anonymous-{conn}")
@@ -203,7 +207,7 @@ class StrataConnection:
         self._drop()
         previous = self.context if self._user is not None else None
         try:
-            user = await self.service.declared.auth.user(asked.token, self.name)
+            user = await self.service.user(asked.token, self.name, self._tenant)
             address = self.service.address(user, self.name)
             audience, groups = await self._audience(user, address, asked)
         except GroupsFailed as error:

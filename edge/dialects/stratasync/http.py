@@ -39,12 +39,13 @@ from edge.dialects.stratasync.requests import (
 )  # fmt: skip
 from edge.dialects.stratasync.service import StrataService
 from edge.dialects.stratasync.writes import Writer
-from edge.requests import allow_origin, from_allowed_origin, server_of
+from edge.problems import status_of
+from edge.requests import allow_origin, from_allowed_origin, named_tenant, server_of
 from edge.waiting import body_at_hand
 from edge.websocket import can_take_over, take_over, wants_websocket
 from edge.websocket_plain import serve_plain
 from infra import ids, limits
-from infra.errors import AuthError, Busy, HoldfastError, ProtocolError
+from infra.errors import AuthError, Busy, HoldfastError, ProtocolError, TenantRefused
 
 log = logging.getLogger("holdfast.stratasync")
 BODY_BYTES_MAX: Final = 16 << 20  # clients never get past a 413: more than any batch they make
@@ -83,6 +84,8 @@ def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResp
             return _json(400, error.body(ids.new_id()))
         except _Malformed as error:
             return _json(error.status, error.body())
+        except TenantRefused as error:
+            return _json(status_of(error.code), {"error": str(error)})
         except AuthError as error:
             return _json(401, {"error": str(error)})
         except GroupsFailed as error:
@@ -135,7 +138,7 @@ async def _nowhere(request: web.Request) -> web.Response:
 
 async def _user(request: web.Request, service: StrataService, name: str) -> User:
     token = bearer_of(request.headers.get("Authorization"))
-    return await service.declared.auth.user(token, name)
+    return await service.user(token, name, named_tenant(request))
 
 
 async def _viewer(
@@ -345,11 +348,13 @@ async def _mutate(request: web.Request, service: StrataService, name: str) -> we
 
 
 async def _socket(request: web.Request, service: StrataService, name: str) -> web.StreamResponse:
-    token = request.query.get("token")
+    token, tenant = request.query.get("token"), named_tenant(request)
     if not token:
         return _json(401, {"error": "Token required"})
     try:
-        await service.declared.auth.user(token, name)
+        await service.user(token, name, tenant)
+    except TenantRefused:
+        raise
     except AuthError:
         return _json(401, {"error": "Invalid token"})
     if not wants_websocket(request):
@@ -359,7 +364,7 @@ async def _socket(request: web.Request, service: StrataService, name: str) -> we
 
     def open_session(sink: Any) -> StrataConnection:
         sink.silent_close = HEARTBEAT_TIMEOUT
-        connection = StrataConnection(service, sink, name)
+        connection = StrataConnection(service, sink, name, tenant)
         service.connections.add(connection)
         server.connections.add(connection)
         return connection

@@ -15,6 +15,7 @@ from edge.dialects.stratasync.declared import Declared
 from edge.dialects.stratasync.feed import StrataFeed
 from edge.dialects.stratasync.topics import Topics
 from edge.feed import Feeds
+from edge.tenancy import Tenancy
 from edge.wire import Frames
 from infra import limits
 from infra.errors import ProtocolError
@@ -30,14 +31,21 @@ NAME_BYTES_MAX: Final = limits.SCOPE_BYTES_MAX - len(KIND) - 1
 class StrataService:
     """Use `aclose` before the port goes."""
 
-    def __init__(self, declared: Declared, port: StatePort) -> None:
+    def __init__(self, declared: Declared, port: StatePort, tenancy: Tenancy) -> None:
         self.declared = declared
         self.port = port
+        self.tenancy = tenancy
         self.feeds = Feeds(port, _unused, StrataFeed)
         self.topics = Topics()
         self.connections: set[StrataConnection] = set()
         self.spools = 0  # reads that are being sent
         self._tasks = TaskOwner()
+
+    async def user(self, token: str, name: str, tenant: str | None) -> User:
+        """Whom the token names in a database at an address of `tenant`. Raises AuthError."""
+        user = await self.declared.auth.user(token, name)
+        self.tenancy.admit(user.tenant, tenant)
+        return user
 
     def address(self, user: User, name: str) -> Address:
         """Where the database of this name stands for the user. Raises ProtocolError."""

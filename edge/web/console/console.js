@@ -6,8 +6,9 @@
  * location's hash, so that a link leads to it.
  */
 
-import { EntityStore, SyncClient, followScope } from "/holdfast.js";
+import { EntityStore, SyncClient, followScope } from "../holdfast.js";
 
+const ROOT = new URL("..", import.meta.url).pathname; // of the server, or of a tenant's address
 const TAIL_ROWS_MAX = 500;
 const TAIL_BACK = 200; // entries before the head that a fresh tail shows
 const ENTITY_ROWS_MAX = 500;
@@ -53,7 +54,7 @@ let tokenAsked = false;
 
 function connect() {
   client?.close();
-  client = new SyncClient("/api/sync", {
+  client = new SyncClient(`${ROOT}api/sync`, {
     token: sessionStorage.getItem(TOKEN_KEY),
     tokenIn: "query",
     report(error) {
@@ -114,7 +115,7 @@ async function loadScopes({ more = false } = {}) {
   const token = sessionStorage.getItem(TOKEN_KEY);
   const headers = token === null ? {} : { authorization: `Bearer ${token}` };
   try {
-    const response = await fetch(`/v1/scopes?${query}`, { headers });
+    const response = await fetch(`${ROOT}v1/scopes?${query}`, { headers });
     if (request !== scopes.request) return;
     if (!response.ok) throw new Error(await refusal(response));
     const { scopes: found, next } = await response.json();
