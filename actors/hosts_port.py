@@ -135,6 +135,8 @@ class HostsPort(RemotePort):
         self.draining = True
         log.info("draining scopes=%d", len(self.host.open_scopes))
         await self.placement.drain()
+        # Told to their faces: the engine may show it only when we have long gone.
+        await self.admin.tell(list(self._peers.values()))
         self._kick.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
@@ -246,6 +248,7 @@ class HostsPort(RemotePort):
 
     def connected(self, peer: Peer) -> None:
         """See RemotePort."""
+        self._tasks.spawn(self.admin.tell([peer]), name="tell")
         for address, followed in list(self._followed.items()):
             if self._place(address) == peer.name and peer.link is not None:
                 followed.join(peer.link)

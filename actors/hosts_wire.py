@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from actors.link_wire import Decoding
+from infra.placement.hosts import HostInfo
 
 
 class Release(msgspec.Struct, array_like=True):
@@ -30,7 +31,14 @@ class Standing(msgspec.Struct, array_like=True):
     may_claim: bool
 
 
+class News(msgspec.Struct, array_like=True):
+    """`news`: how the asker is, from itself."""
+
+    host: HostInfo
+
+
 decode_release = Decoding(Release)
 decode_agree = Decoding(Agree)
 decode_agreed = Decoding(list[bool])
 decode_standing = Decoding(Standing)
+decode_news = Decoding(News)

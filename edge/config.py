@@ -169,7 +169,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str, _doc("What this host is called, unlike any other; needed with `hosts`.", "name")
     ] = ""
     host_weight: Annotated[
-        int, Meta(ge=1, le=256), _doc("Its share of the scopes against the others'.", "parts")
+        int, Meta(ge=1, le=64), _doc("Its share of the scopes against the others'.", "parts")
     ] = 1
     hosts_static: Annotated[
         tuple[str, ...],

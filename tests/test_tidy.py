@@ -67,6 +67,7 @@ SHELL: set[str] = {
     "actors/serving.py",
     "actors/handing.py",
     "actors/hosts_port.py",
+    "actors/hosts_admin.py",
     "actors/routed.py",
     "edge/cli/hosts.py",
     "edge/processes/hosts.py",

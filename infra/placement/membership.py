@@ -116,6 +116,14 @@ class Membership:
         """Another life of our name has a newer record: it goes on, we never claim again."""
         self.superseded = True
 
+    def told(self, host: HostInfo) -> None:
+        """A host says itself what its next record will: that it drains. What the engine showed of
+        it last, and may show again, does not undo that.
+        """
+        seen = self._seen.get(host.name)
+        if seen is not None and seen.host.life == host.life:
+            seen.host = host
+
     def drain(self) -> HostInfo:
         """From now on nothing new is taken; the record to spread."""
         assert self.me is not None

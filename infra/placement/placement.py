@@ -55,6 +55,9 @@ class Placement(Protocol):
     def poke(self) -> None:
         """Something contradicts the view: look again soon."""
 
+    def told(self, host: HostInfo) -> None:
+        """A host that is known says itself how it is, before the engine shows it."""
+
     async def start(self) -> None:
         """Join. Raises ConfigError or StorageError where that cannot work; a silent engine is
         waited for in the background.

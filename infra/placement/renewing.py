@@ -93,6 +93,10 @@ class RenewingPlacement:
     def poke(self) -> None:
         self._poked.set()
 
+    def told(self, host: HostInfo) -> None:
+        self._membership.told(host)
+        self._tell()
+
     async def start(self) -> None:
         await self._engine.open(self.poke)
         self._tasks.spawn(self._rounds(), name="placement")

@@ -1,7 +1,7 @@
 """Hosts that are all named in the configuration and taken for live, whatever happens.
 
-There is no fail-over: while a host is away, its scopes are. Moving them is a change of the
-configuration on every host.
+There is no fail-over: while a host is away, its scopes are, unless it was drained before. Moving
+them for good is a change of the configuration on every host.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class StaticPlacement:
         if name not in by_name:
             raise ConfigError(f"this host, {name!r}, is not among {', '.join(sorted(by_name))}")
         self.me: HostInfo | None = by_name[name]
+        self._watchers: list[Callable[[View], None]] = []
         self.view = View(hosts=tuple(by_name[name] for name in sorted(by_name)), fresh=True)
 
     @property
@@ -41,7 +42,19 @@ class StaticPlacement:
         return self.me is not None and self.me.state is HostState.UP
 
     def watch(self, changed: Callable[[View], None]) -> None:
-        """Nothing ever changes."""
+        """Only when a host drains, or is back: they tell each other over their links."""
+        self._watchers.append(changed)
+
+    def told(self, host: HostInfo) -> None:
+        """Whether it drains; where it is and what it weighs is the configuration's."""
+        known = self.view.host(host.name)
+        if known is None or known.state is host.state:
+            return
+        now = msgspec.structs.replace(known, state=host.state)
+        hosts = tuple(now if one is known else one for one in self.view.hosts)
+        self.view = View(hosts=hosts, fresh=True)
+        for changed in list(self._watchers):
+            changed(self.view)
 
     def poke(self) -> None:
         """Nothing to look at."""
@@ -53,9 +66,11 @@ class StaticPlacement:
         """As above."""
 
     async def drain(self) -> None:
-        """This host refuses what is new; the others are not told."""
+        """This host takes nothing new; it tells the others itself."""
         assert self.me is not None
         self.me = msgspec.structs.replace(self.me, state=HostState.DRAINING)
+        self.told(self.me)
 
     async def aclose(self) -> None:
         """Nothing to leave."""
+        self._watchers.clear()
