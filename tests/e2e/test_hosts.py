@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -18,12 +17,28 @@ from tests.support.process import run_cli
 
 pytestmark = pytest.mark.e2e
 
-SCOPES = [f"run:{name}" for name in "abcdef"]
+NAMES = "abcdef"
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("hosts"), "a", "b", "c") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def cluster(started: Cluster) -> Cluster:
+    """All three hosts, those started again that a test before has ended."""
+    for host in started.hosts.values():
+        if not host.alive:
+            host.start()
+    await started.settled()
+    return started
 
 
 @asynccontextmanager
 async def under_load(
-    cluster: Cluster, scopes: Sequence[str] = SCOPES, *, pace_s: float = 0.01
+    cluster: Cluster, scopes: Sequence[str], *, pace_s: float = 0.01
 ) -> AsyncIterator[tuple[list[Writer], list[Reader]]]:
     """A writer and two readers for each scope, at different hosts. Checked at the end."""
     urls = [host.url for host in cluster.hosts.values()]
@@ -53,66 +68,59 @@ async def under_load(
     check(cluster, writers, readers)
 
 
-async def test_a_host_is_killed_under_load(tmp_path: Path) -> None:
-    with Cluster(tmp_path, "a", "b", "c") as cluster:
-        await cluster.settled()
-        async with under_load(cluster) as (writers, _):
-            cluster.hosts["b"].stop(9)
+def scopes_of(test: str) -> list[str]:
+    return [f"run:{test}-{name}" for name in NAMES]
+
+
+async def all_go_on(writers: Sequence[Writer], count: int = 10) -> None:
+    async with asyncio.TaskGroup() as group:
+        for writer in writers:
+            group.create_task(writer.more(count))
+
+
+async def test_a_host_is_killed_under_load(cluster: Cluster) -> None:
+    async with under_load(cluster, scopes_of("killed")) as (writers, _):
+        cluster.hosts["b"].stop(signal.SIGKILL)
+        await cluster.until("a", lambda found: set(found) == {"a", "c"})
+        await all_go_on(writers)
+
+
+async def test_a_host_is_paused_beyond_its_time_and_resumed(cluster: Cluster) -> None:
+    scopes = scopes_of("paused")
+    async with under_load(cluster, scopes) as (writers, _):
+        os.kill(cluster.hosts["b"].pid, signal.SIGSTOP)
+        try:
             await cluster.until("a", lambda found: set(found) == {"a", "c"})
-            async with asyncio.TaskGroup() as group:
-                for writer in writers:
-                    group.create_task(writer.more(10))
-
-
-async def test_a_host_is_paused_beyond_its_time_and_resumed(tmp_path: Path) -> None:
-    with Cluster(tmp_path, "a", "b", "c") as cluster:
+            # Those that are not connected to the paused host go on without it.
+            await all_go_on([writer for at, writer in enumerate(writers) if at % 3 != 1])
+        finally:
+            os.kill(cluster.hosts["b"].pid, signal.SIGCONT)
         await cluster.settled()
-        async with under_load(cluster) as (writers, _):
-            os.kill(cluster.hosts["b"].pid, signal.SIGSTOP)
-            try:
-                await cluster.until("a", lambda found: set(found) == {"a", "c"})
-                # Those that are not connected to the paused host go on without it.
-                async with asyncio.TaskGroup() as group:
-                    for at, writer in enumerate(writers):
-                        if at % 3 != 1:
-                            group.create_task(writer.more(10))
-            finally:
-                os.kill(cluster.hosts["b"].pid, signal.SIGCONT)
-            await cluster.settled()
-            async with asyncio.TaskGroup() as group:
-                for writer in writers:
-                    group.create_task(writer.more(10))
-        assert "silent too long" in cluster.log("b")
-        one_owner_at_a_time(cluster)
+        await all_go_on(writers)
+    assert "silent too long" in cluster.log("b")
+    assert sum(one_owner_at_a_time(cluster, scope) for scope in scopes) > len(scopes)
 
 
-def one_owner_at_a_time(cluster: Cluster) -> None:
-    """Each owner's batches end before the next one's begin, in one epoch."""
-    for scope in SCOPES:
-        owners = cluster.owners(scope)
-        numbers = [owner for owner, _ in owners]
-        assert numbers == sorted(set(numbers)), (scope, owners)
-        firsts = [txid for _, txid in owners]
-        assert firsts == sorted(set(firsts)), (scope, owners)
-        assert cluster.restored(scope).header["jump"] == 0, "no history was cut"
+def one_owner_at_a_time(cluster: Cluster, scope: str) -> int:
+    """Each owner's batches end before the next one's begin, in one epoch; how many there were."""
+    owners = cluster.owners(scope)
+    numbers = [owner for owner, _ in owners]
+    firsts = [txid for _, txid in owners]
+    assert numbers == sorted(set(numbers)), (scope, owners)
+    assert firsts == sorted(set(firsts)), (scope, owners)
+    assert cluster.restored(scope).header["jump"] == 0, "no history was cut"
+    return len(owners)
 
 
-async def test_a_host_is_drained_under_load_and_nobody_is_disconnected(tmp_path: Path) -> None:
-    with Cluster(tmp_path, "a", "b", "c") as cluster:
-        await cluster.settled()
-        async with under_load(cluster) as (writers, readers):
-            drained = await asyncio.to_thread(
-                run_cli, "hosts", "drain", "b", "--wait", "--url", cluster.url("a")
-            )
-            assert (drained.returncode, drained.stdout) == (0, b"b: draining, 0 scopes open\n")
-            async with asyncio.TaskGroup() as group:
-                for writer in writers:
-                    group.create_task(writer.more(10))
-            assert not any(client.disconnects for client in (*writers, *readers))
-            assert not any(writer.refused for writer in writers)
-            listed = await asyncio.to_thread(run_cli, "hosts", "ls", "--url", cluster.url("c"))
-            assert b"draining" in listed.stdout
-            assert cluster.hosts["b"].stop() == 0
-            async with asyncio.TaskGroup() as group:
-                for writer in writers:
-                    group.create_task(writer.more(5))
+async def test_a_host_is_drained_under_load_and_nobody_is_disconnected(cluster: Cluster) -> None:
+    async with under_load(cluster, scopes_of("drained")) as (writers, readers):
+        drain = ("hosts", "drain", "b", "--wait", "--url", cluster.url("a"))
+        drained = await asyncio.to_thread(run_cli, *drain)
+        assert (drained.returncode, drained.stdout) == (0, b"b: draining, 0 scopes open\n")
+        await all_go_on(writers)
+        assert not any(client.disconnects for client in (*writers, *readers))
+        assert not any(writer.refused for writer in writers)
+        listed = await asyncio.to_thread(run_cli, "hosts", "ls", "--url", cluster.url("c"))
+        assert b"draining" in listed.stdout
+        assert await asyncio.to_thread(cluster.hosts["b"].stop) == 0
+        await all_go_on(writers)

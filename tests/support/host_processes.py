@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import itertools
 import json
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from tests.support.process import ServerProcess
 
 KEY = "a link key of well over thirty-two bytes"
 PATIENCE_S = 60.0
-TTL_S = 3.0
+TTL_S = 2.0
 
 
 class Cluster:
@@ -55,8 +57,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         try:
-            for host in self.hosts.values():
-                host.start()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(ServerProcess.start, self.hosts.values()))
         except BaseException:
             self.__exit__()
             raise
@@ -64,8 +66,8 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         for host in self.hosts.values():
-            with contextlib.suppress(Exception):
-                host.__exit__()
+            if host.alive:
+                host.stop(signal.SIGKILL)
 
     def url(self, name: str) -> str:
         return self.hosts[name].url

@@ -52,6 +52,11 @@ class ServerProcess:
         return cls(directory, "serve", *flags, HOLDFAST_TOKEN_KEYS=key)
 
     @property
+    def alive(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Of the running process."""
         assert self._process is not None
