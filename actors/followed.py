@@ -1,7 +1,8 @@
 """A scope that this edge follows: one stream, shared by all its taps.
 
 Always true: `bounds` is what the taps have been told last; of a stream that was joined again they
-hear `moved` or `reset` before anything else, and nothing twice.
+hear `moved` or `reset` before anything else, and nothing twice. Within an epoch the head never goes
+back: who offers less than was seen has been away, and has not noticed yet.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Followed:
         if stream is not self.stream:
             return
         notice: w.Notice = w.decode_notice(payload)
-        before, bounds = self.bounds, notice.where.bounds()
+        bounds = notice.where.bounds()
+        if isinstance(notice, w.Following):
+            self.began(bounds)
+            return
         self.bounds = bounds
         match notice:
             case w.Delivered():
@@ -83,15 +87,20 @@ class Followed:
             case w.WasReset():
                 for tap in tuple(self.taps):
                     tap.reset(bounds)
-            case w.Following():
-                self.began(before, bounds)
 
-    def began(self, before: Bounds, bounds: Bounds) -> None:
-        """A stream begins at `bounds`; taps hear what happened since the one `before`."""
+    def began(self, bounds: Bounds) -> None:
+        """A stream begins at `bounds`; taps hear what happened since the one before. One that
+        begins in the past is left, for another to be joined.
+        """
+        before = self.bounds
+        if self.is_past(bounds):
+            self.leave()
+            self._rejoin(self)
+            return
         self.bounds = bounds
         self.error = None
         if self.ready.is_set():
-            cut = before.epoch not in ("", bounds.epoch) or bounds.head < before.head
+            cut = before.epoch not in ("", bounds.epoch)
             for tap in tuple(self.taps):
                 if cut:
                     tap.reset(bounds)
@@ -100,6 +109,10 @@ class Followed:
                 elif bounds != before:
                     tap.durable(bounds)
         self.ready.set()
+
+    def is_past(self, bounds: Bounds) -> bool:
+        """Whether more than this was seen of the same history."""
+        return bounds.epoch == self.bounds.epoch and bounds.head < self.bounds.head
 
     def ended(self, stream: Stream, error: HoldfastError) -> None:
         """The stream is over."""

@@ -73,6 +73,7 @@ class Handing:
         it is not known whose it is, or this host may not take anything.
         """
         own = self._own
+        own.doubtful.discard(address)  # its file is closed
         if self.closed:
             raise Closed("the server is closing", retry_after_ms=1000)
         if fenced:
@@ -147,6 +148,8 @@ class Handing:
     def sweep(self) -> None:
         """Begin to hand over whatever is open here and another's."""
         found: dict[str, list[Address]] = {}
+        for address in list(self._own.doubtful):
+            self._close_soon(address)
         for address in self.host.open_scopes:
             name = self._own.owner(address)
             if name not in (None, self._own.name) and address not in self._closing:
@@ -198,6 +201,7 @@ class Handing:
             own.leaving.discard(address)
             del self._closing[address]
         if done:
+            own.doubtful.discard(address)
             self.send_away(address)
         else:
             log.warning("kept: the bucket lacks something of it scope=%s", address.scope)
@@ -221,7 +225,7 @@ class Handing:
         address = Address(asked.tenant, asked.scope)
         is_waking = self.host.waking is not None and self.host.waking.waking(address)
         is_open = address in self.host.open_scopes
-        if self._own.mine(address, clock.monotonic()):
+        if self._own.mine(address, clock.monotonic()) and address not in self._own.doubtful:
             self._poke()  # two views: one of them will change
             kept = self._own.keeps(asked.asker, is_open=is_open, is_waking=is_waking)
             return w.encode(kept)

@@ -36,7 +36,7 @@ class HereStream:
             return
         self._joined = True
         if self._current:
-            followed.began(followed.bounds, bounds)
+            followed.began(bounds)
         else:
             self.leave()
 

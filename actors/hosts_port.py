@@ -179,7 +179,9 @@ class HostsPort(RemotePort):
             self._lapses = placement.lapses
             self.own.lapsed()
             log.warning("silent too long: every scope is settled anew")
-            self._tasks.spawn(self.handing.give(list(self.host.open_scopes)), name="settle anew")
+            doubtful = list(self.host.open_scopes)
+            self.own.doubt(doubtful)
+            self._tasks.spawn(self.handing.give(doubtful), name="settle anew")
         self._meet(view)
         self._sweep()
 
@@ -362,7 +364,10 @@ class HostsPort(RemotePort):
         there, host = super().read, self.host
 
         def ask(read: Callable[..., Awaitable[Page | Resync]]) -> Awaitable[Page | Resync]:
-            return read(address, after, entries_max=entries_max, bytes_max=bytes_max, joined=joined)
+            answer = read(
+                address, after, entries_max=entries_max, bytes_max=bytes_max, joined=joined
+            )
+            return self._not_past(address, after, answer)
 
         return await self.routed(address, lambda: ask(host.read), lambda: ask(there))
 
@@ -374,9 +379,23 @@ class HostsPort(RemotePort):
         def ask(
             read: Callable[..., Awaitable[EntryPage | Resync]],
         ) -> Awaitable[EntryPage | Resync]:
-            return read(address, after, groups, entries_max=entries_max, bytes_max=bytes_max)
+            answer = read(address, after, groups, entries_max=entries_max, bytes_max=bytes_max)
+            return self._not_past(address, after, answer)
 
         return await self.routed(address, lambda: ask(host.visible), lambda: ask(there))
+
+    async def _not_past(self, address: Address, after: int, answer: Awaitable[T]) -> T:
+        """The answer; raises Moved where it is of a host that was away and has not noticed yet."""
+        found = await answer
+        followed = self._followed.get(address)
+        if (
+            isinstance(found, Resync)
+            and followed is not None
+            and after <= followed.bounds.head
+            and followed.is_past(found.bounds)
+        ):
+            raise Moved("the scope is with another by now")
+        return found
 
     async def bounds(self, address: Address) -> Bounds:
         there = super().bounds

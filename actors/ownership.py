@@ -5,6 +5,7 @@ arguments, in seconds of a clock that never goes back.
 |---|---|---|
 | it is ours | open or not | ourselves |
 | it is ours | kept by another, as that one told | that one, for DETOUR_S |
+| it is ours | open since before we were silent too long | nobody, until it was closed |
 | it is another's | open | ourselves, until it is handed over |
 | it is another's | closed, or being handed over | that one |
 | nobody's | open / not | ourselves / nobody: wait for a view |
@@ -17,6 +18,7 @@ one has to be claimed anew.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from actors.types import Address
@@ -35,6 +37,7 @@ class Ownership:
         self.view = View()
         self.generation = 0
         self.leaving: set[Address] = set()  # being handed over
+        self.doubtful: set[Address] = set()  # open, and another may have gone on with it
         self._members: tuple[HostInfo, ...] = ()
         self._owners: dict[Address, str | None] = {}
         self._detours: dict[Address, tuple[str, float]] = {}
@@ -74,15 +77,24 @@ class Ownership:
         """Whom to ask for the scope."""
         if self._detours and (name := self._detour(address, now)) is not None:
             return name
+        owner = self.owner(address)
+        if is_open and address in self.doubtful:
+            return None if owner == self.name else owner
         if is_open and address not in self.leaving:
             return self.name
-        return self.owner(address)
+        return owner
 
     def keeps(self, asker: str, *, is_open: bool, is_waking: bool) -> bool:
         """Whether a scope of ours stays here though `asker` takes it for its own. Where both are
         about to claim it, one of them has to give way.
         """
         return is_open or (is_waking and self.name < asker)
+
+    def doubt(self, addresses: Iterable[Address]) -> None:
+        """These are open since before we were silent too long. Nothing is answered from them: what
+        they have may not be the last.
+        """
+        self.doubtful.update(addresses)
 
     # -- what is known of single scopes ------------------------------------------------------------
 
