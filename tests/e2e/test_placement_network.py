@@ -16,7 +16,7 @@ from tests.support.nats import NatsCluster, nats_cluster
 from tests.support.s3 import moto
 from tests.support.watcher import Seen, Watcher, watchers
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 TTL_S = 3.0
 STREAM = "KV_holdfast-test"
 ALL = ["a:up", "b:up", "c:up"]
@@ -58,7 +58,6 @@ def test_one_host_cut_off_is_taken_for_dead_and_stops_to_claim(
         assert never_alone(a, a.seen.index(Seen(ALL, True, True)))
 
 
-@pytest.mark.soak
 def test_a_host_that_is_heard_but_hears_nothing_claims_nothing(
     network: Network, hosts: list[Node], cluster: NatsCluster
 ) -> None:
@@ -72,7 +71,6 @@ def test_a_host_that_is_heard_but_hears_nothing_claims_nothing(
         joined([a, b, c])
 
 
-@pytest.mark.soak
 def test_the_leader_is_killed_and_nobody_taken_for_dead(
     hosts: list[Node], cluster: NatsCluster
 ) -> None:
@@ -89,7 +87,6 @@ def test_the_leader_is_killed_and_nobody_taken_for_dead(
         assert all(map(never_alone, found, first))
 
 
-@pytest.mark.soak
 def test_all_of_nats_stops_and_comes_back(hosts: list[Node], cluster: NatsCluster) -> None:
     with watchers(hosts, TTL_S, cluster.urls) as found:
         joined(found)
@@ -103,7 +100,6 @@ def test_all_of_nats_stops_and_comes_back(hosts: list[Node], cluster: NatsCluste
         assert all(map(never_alone, found, first))
 
 
-@pytest.mark.soak
 def test_hosts_by_the_bucket_alone(network: Network, hosts: list[Node], tmp_path: Path) -> None:
     s3 = network.node("s3")
     with (
