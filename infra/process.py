@@ -33,3 +33,18 @@ def limit_process(memory_bytes: int, open_files: int) -> None:
     for kind, most in ((resource.RLIMIT_DATA, memory_bytes), (resource.RLIMIT_NOFILE, open_files)):
         if most:
             resource.setrlimit(kind, (most, most))
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of whatever processes of ours lose theirs; False where that cannot be."""
+    return _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` show, where the system can: up to 15 bytes."""
+    _prctl(15, ctypes.c_char_p(name.encode()))  # PR_SET_NAME
+
+
+def _prctl(option: int, value: object) -> bool:
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl is not None and prctl(option, value, 0, 0, 0) == 0

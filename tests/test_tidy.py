@@ -63,6 +63,8 @@ SHELL: set[str] = {
     "edge/processes/siblings.py",
     "edge/processes/edge.py",
     "edge/processes/boot.py",
+    "edge/processes/children.py",
+    "edge/processes/forkserver.py",
     "edge/processes/actor.py",
     "actors/serving.py",
     "actors/handing.py",

@@ -21,6 +21,7 @@ COMMANDS: Final = (
     "serve",
     "edge",
     "actor",
+    "forkserver",
     "publish",
     "events",
     "scope",

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from actors.layout_stamp import claim_layout
 from edge.access import Mode
 from edge.config import Config
 from edge.processes.boot import Boot, encode_boot
+from edge.processes.children import ForkServer, Process, spawn
 from edge.processes.tenants import Tenants
 from edge.server import ServerInfo
 from edge.serving import told_until
@@ -53,7 +53,7 @@ class _Child:
         self.role = role
         self.tenant: str | None = None
         self.name = name
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | None = None
         self.ready: asyncio.Future[dict[str, object]] | None = None
         self.restarts = 0
 
@@ -78,6 +78,7 @@ class Supervisor:
         self._holder: socket.socket | None = None
         self._tenants: Tenants | None = None
         self._control: Listener | None = None
+        self._forks: ForkServer | None = None
 
     async def __aenter__(self) -> Supervisor:
         config = self._config
@@ -97,6 +98,11 @@ class Supervisor:
                 self._control = Listener("supervisor", self._key, self._tenants)
                 await self._control.listen(f"unix:{self._run_dir}/control")
                 self._tenants.begin()
+                boot = Boot(
+                    "forkserver", config, self._mode, self._target, str(Path.cwd()), {}, b""
+                )
+                self._forks = ForkServer(encode_boot(boot), (self._lock_fd,))
+                self._tasks.spawn(self._forks.keep(), name="fork server")
             await self._begin(actors)
             self._config = msgspec.structs.replace(config, port=self._reserve())
             edges = [_Child("edge", f"edge-{number}") for number in range(config.edges)]
@@ -193,15 +199,13 @@ class Supervisor:
             delay_s = min(DELAY_S_MAX, delay_s * 2)
 
     async def _run(self, child: _Child) -> int:
-        # An edge writes to no ledger, and its clients may keep it for as long as it drains.
-        held = () if child.role == "edge" else (self._lock_fd,)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "edge.cli", child.role, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, pass_fds=held, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )  # fmt: skip
+        process: Process | None = None
+        if child.tenant is not None and self._forks is not None:
+            process = await self._forks.fork()
+        if process is None:
+            # An edge writes to no ledger, and its clients may keep it for as long as it drains.
+            process = await spawn(child.role, () if child.role == "edge" else (self._lock_fd,))
         child.process = process
-        assert process.stdin is not None and process.stdout is not None
         members, control = self._members, ""
         if child.tenant is not None:
             members = {child.name: f"unix:{self._run_dir}/{child.name[-12:]}"}
@@ -213,9 +217,7 @@ class Supervisor:
             self._edges,
         )  # fmt: skip
         try:
-            process.stdin.write(encode_boot(boot))
-            await process.stdin.drain()
-            line = await process.stdout.readline()
+            line = await process.greet(encode_boot(boot))
             if line and child.ready is not None and not child.ready.done():
                 child.ready.set_result(msgspec.json.decode(line))
         except (OSError, msgspec.MsgspecError) as error:

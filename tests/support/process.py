@@ -164,6 +164,8 @@ def role_of(pid: int) -> str:
     """`edge` or `actor`; "" for any other process, and for one that has ended."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if Path(f"/proc/{pid}/comm").read_text() == "holdfast-tenant\n":  # forked
+            return "actor"
     except OSError:
         return ""
     return next((word.decode() for word in words if word in (b"edge", b"actor")), "")
