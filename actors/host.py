@@ -20,6 +20,7 @@ from typing import Any, Self
 from actors.alarms import AlarmHandler, Alarms
 from actors.dialects import Dialect, dialect_named
 from actors.dialects.kinds import dialect_name_of
+from actors.ephemeral import Ephemera
 from actors.header import Unfinished
 from actors.host_settings import Counts, HostSettings
 from actors.index import Index, scan
@@ -80,6 +81,7 @@ class Host(StateReads):
         self._closed_files = 0  # since memory was last given back
         self._dirty: dict[Scope, None] = {}  # committed in this loop round
         self.alarms = Alarms(self, on_alarm)
+        self.ephemera = Ephemera(ids.new_id(), now_ms)
         self._lock_fd = -1
         self._started = self._stopping = False
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from actors import link_wire as w
+from actors.ephemeral import Ephemera
 from actors.followed import Followed
 from actors.handing import Handing
 from actors.here import HereStream
@@ -36,6 +37,7 @@ from actors.snapshot import Snapshot
 from actors.types import Address, Bounds, Draft, EntryPage, Page, Reply, Resync
 from infra import clock
 from infra.errors import Busy, Closed, HoldfastError, TryLater
+from infra.link.connection import Link
 from infra.link.errors import LinkLost
 from infra.link.sockets import Listener
 from infra.placement.hosts import View
@@ -218,6 +220,7 @@ class HostsPort(RemotePort):
     def _sweep(self) -> None:
         self.handing.sweep()
         self.serving.move(lambda address: not self.here(address))
+        self.beside.look()
         for followed in list(self._followed.values()):
             stream = followed.stream
             if stream is None or stream.source != self._place(followed.address):
@@ -254,6 +257,15 @@ class HostsPort(RemotePort):
         for address, followed in list(self._followed.items()):
             if self._place(address) == peer.name and peer.link is not None:
                 followed.join(peer.link)
+        self.beside.look()
+
+    def speaks_over(self, address: Address) -> Link | Ephemera | None:
+        """See RemotePort."""
+        name = self._place(address)
+        if name == self.name:
+            return self.host.ephemera
+        peer = None if name is None else self._peers.get(name)
+        return None if peer is None else peer.link
 
     def _join(self, followed: Followed) -> None:
         if self.here(followed.address):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from actors.ephemeral import Line, Party
 from actors.rows import Key, Row
 from actors.scan import Spool, Work
 from actors.snapshot import Snapshot
@@ -72,3 +73,8 @@ class StatePort(Port, Protocol):
 
     async def scan(self, address: Address, work: Work) -> Spool | None:
         """Run a read-only work in a thread, at one released seq; None for a scope never written."""
+
+    def ephemeral(self, address: Address, party: Party) -> Line:
+        """A place among those who speak beside the scope's history: presence and messages, never
+        stored. The scope is not opened, and not kept awake.
+        """

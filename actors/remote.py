@@ -19,6 +19,8 @@ import msgspec
 
 from actors import link_wire as w
 from actors import works
+from actors.ephemeral import Ephemera
+from actors.ephemeral_remote import RemoteEphemera
 from actors.followed import Followed
 from actors.inspection import COUNTERS, Report, merged
 from actors.peer import Find, Peer
@@ -70,6 +72,8 @@ class RemotePort:
         self._places = dict(members)
         self.closed = False
         self.alarms = RemoteAlarms(self)
+        self.beside = RemoteEphemera(self)
+        self.ephemeral = self.beside.open
         self._owners = Owners(Member(name) for name in members)
         self._peers = {name: Peer(self, name, self._place_of, key, me) for name in members}
         self._followed: dict[Address, Followed] = {}
@@ -89,6 +93,7 @@ class RemotePort:
     async def aclose(self) -> None:
         """Whoever still waits is told."""
         self.closed = True
+        await self.beside.aclose()
         for peer in self._peers.values():
             peer.close()
         await self._tasks.aclose()
@@ -135,6 +140,15 @@ class RemotePort:
         for address, followed in list(self._followed.items()):
             if self.peer_of(address) is peer and peer.link is not None:
                 followed.join(peer.link)
+        self.beside.look()
+
+    def speaks_over(self, address: Address) -> Link | Ephemera | None:
+        """Where what is said beside the scope is passed on now."""
+        return self.peer_of(address).link
+
+    def resting(self, address: Address) -> bool:
+        """Whether the scope's process has ended until somebody wants something of it."""
+        return self._find is not None and self.tenant(address.tenant).asleep
 
     # -- writing ---------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import msgspec
 
 from actors import link_wire as w
 from actors import works
+from actors.ephemeral_serving import Served
 from actors.host import Host
 from actors.inspection import Inspection
 from actors.types import Address, Batch, Bounds, Draft, Outcome
@@ -58,7 +59,7 @@ class Serving:
         self.stopping = False
         self.linked = asyncio.Event()
         self._tasks = TaskOwner()
-        self._taps: set[LinkTap] = set()
+        self._taps: set[LinkTap | Served] = set()
 
     # -- infra.link.connection.Service -----------------------------------------------------------
 
@@ -72,6 +73,10 @@ class Serving:
                 return None
             if method == "subscribe":
                 return self._subscribe(link, stream, payload)
+            if method == "ephemeral":
+                served = Served(self, link, stream, payload)
+                self._taps.add(served)
+                return served
             answer = self._methods.get(method)
             if answer is None:
                 raise LinkError(f"no method {method[:40]!r}")
@@ -167,7 +172,7 @@ class Serving:
         self._tasks.spawn(tap.begin(), name="serve subscribe")
         return tap
 
-    def forget(self, tap: LinkTap) -> None:
+    def forget(self, tap: LinkTap | Served) -> None:
         """It follows no longer."""
         self._taps.discard(tap)
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from actors.ephemeral import Ephemera, Line, Party
 from actors.rows import Key, Row
 from actors.scan import Spool, Work, take_scan
 from actors.scope import Scope
@@ -27,6 +28,7 @@ class StateReads(ABC):
     """Fits what actors.port.StatePort adds to Port."""
 
     directory: Path
+    ephemera: Ephemera
     _scans: ThreadPoolExecutor | None = None
 
     @abstractmethod
@@ -37,6 +39,10 @@ class StateReads(ABC):
 
     @abstractmethod
     async def run(self, work: Callable[[], Any]) -> Any: ...
+
+    def ephemeral(self, address: Address, party: Party) -> Line:
+        """See actors.port.StatePort."""
+        return self.ephemera.open(address, party)
 
     async def snapshot(self, address: Address, coll: str) -> Snapshot | None:
         scope = await self.awake(address)

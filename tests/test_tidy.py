@@ -79,6 +79,7 @@ SHELL: set[str] = {
     "actors/layout_stamp.py",
     "actors/inspection.py",
     "actors/followed.py",
+    "actors/ephemeral_remote.py",
     "actors/alarms.py",
     "actors/history.py",
     "actors/host.py",

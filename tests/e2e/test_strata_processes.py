@@ -5,14 +5,13 @@ Ours do: real edge and actor processes, and sockets that the kernel has spread o
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
 from tests.support.app import PATIENCE_S
-from tests.support.process import ServerProcess
+from tests.support.process import ServerProcess, sockets_held
 from tests.support.strata import NAME, Socket, tx
 
 pytestmark = pytest.mark.e2e
@@ -28,26 +27,12 @@ WRITES = 12
 ANN = {"Authorization": "Bearer ann"}
 
 
-def sockets_held(pid: int) -> int:
-    held = [os.path.realpath(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return sum("socket:" in link for link in held)
-
-
-def edges_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(one)
-        for one in children
-        if Path(f"/proc/{one}/cmdline").read_bytes().endswith(b"\0edge\0")
-    ]
-
-
 async def test_w11_every_edge_hears_of_every_action(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     flags = ("serve", "app:app", "--edges", "2", "--actors", "2")
     with ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT="hash") as server:
         base = f"{server.url}/strata/{NAME}/sync"
-        edges = edges_of(server.pid)
+        edges = server.children("edge")
         before = {edge: sockets_held(edge) for edge in edges}
         async with ClientSession() as session, asyncio.timeout(4 * PATIENCE_S):
             readers = [
@@ -69,3 +54,24 @@ async def test_w11_every_edge_hears_of_every_action(tmp_path: Path) -> None:
                 heard = [await reader.action() for _ in range(WRITES)]
                 assert [action["modelId"] for action in heard] == [f"t{n}" for n in range(WRITES)]
                 await reader.close()
+
+
+async def test_messages_beside_the_log_reach_every_edge(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    flags = ("serve", "app:app", "--edges", "2", "--actors", "2")
+    with ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT="hash") as server:
+        url = f"{server.url}/strata/{NAME}/sync/ws?token=ann"
+        before = {edge: sockets_held(edge) for edge in server.children("edge")}
+        async with ClientSession() as session, asyncio.timeout(4 * PATIENCE_S):
+            sockets = [Socket(await session.ws_connect(url), "ann") for _ in range(SOCKETS)]
+            for socket in sockets:
+                await socket.subscribe()
+            assert all(sockets_held(edge) > held for edge, held in before.items())
+            for number, socket in enumerate(sockets):
+                update = {"type": "yjs_update", "seq": number}
+                await socket.send(update)
+                for other in sockets:
+                    if other is not socket:
+                        assert await other.frame() == {**update, "from": "ann"}
+            for socket in sockets:
+                await socket.close()

@@ -179,6 +179,12 @@ def state_of(pid: int) -> str:
         return "X"
 
 
+def sockets_held(pid: int) -> int:
+    """How many sockets a process has open."""
+    held = [os.path.realpath(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum("socket:" in link for link in held)
+
+
 def admin_token(ttl_s: int = 600) -> str:
     """Opens everything of a `ServerProcess.with_tokens`."""
     return mint(KEY, subject="ops", now_ms=clock.now_ms(), ttl_s=ttl_s, scopes=[], admin=True)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.dialects.stratasync.codecs import plain
+from actors.ephemeral import Ephemera
 from actors.types import Address, Batch, Bounds, Entry
 from edge.dialects.stratasync import frames as f
 from edge.dialects.stratasync.feed import Audience, StrataFeed
@@ -163,7 +164,10 @@ def test_topics_are_bounded_and_forgotten() -> None:
         def tell(self, frames: Frames) -> None:
             self.heard += frames.texts
 
-    topics, here, there = Topics(), Address("t", "strata:a"), Address("t", "strata:b")
+    ephemera = Ephemera("one", lambda: 0)
+    topics, here, there = (
+        Topics(ephemera.open), Address("t", "strata:a"), Address("t", "strata:b")
+    )  # fmt: skip
     one, two = Listener(), Listener()
     for number in range(TOPICS_MAX):
         topics.join(here, str(number), one)
@@ -177,3 +181,29 @@ def test_topics_are_bounded_and_forgotten() -> None:
     assert topics.broadcast(here, "1", "x") == 0
     topics.forget(one)
     assert topics.broadcast(here, "2", "x") == 0 and (one.heard, two.heard) == (["x"], ["z"])
+    topics.forget(two)
+    assert not len(ephemera)
+
+
+def test_topics_of_two_processes_are_one() -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def tell(self, frames: Frames) -> None:
+            self.heard += frames.texts
+
+    ephemera = Ephemera("one", lambda: 0)
+    here, there, address = Topics(ephemera.open), Topics(ephemera.open), Address("t", "strata:a")
+    one, two, three = Listener(), Listener(), Listener()
+    here.join(address, "room", one)
+    there.join(address, "room", two)
+    there.join(address, "other", three)
+    assert here.broadcast(address, "room", "x", but=one) == 0
+    assert (one.heard, two.heard, three.heard) == ([], ["x"], [])
+    there.forget(three)
+    there.forget(two)
+    assert there.broadcast(address, "room", "y") == 0
+    assert one.heard == ["y"], "from where nobody listens"
+    with pytest.raises(ProtocolError):
+        there.broadcast(address, "room", "x" * (1 << 21))

@@ -151,5 +151,8 @@ class StrataDatabase:
     # -- messages beside the log -----------------------------------------------------------------
 
     def broadcast(self, topic: str, message: Any) -> int:
-        """Send a message to every socket in the topic; how many. Nothing is stored."""
+        """Send a message to every socket in the topic; how many they were in this process.
+
+        Nothing is stored. Raises ProtocolError for more than 1 MiB.
+        """
         return self._service.topics.broadcast(self._address, topic, f.text(message))

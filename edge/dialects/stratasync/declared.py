@@ -35,7 +35,9 @@ class StrataSocket(Protocol):
         """No longer."""
 
     def broadcast(self, topic: str, message: Any) -> int:
-        """Send to everyone else in the topic; how many they were."""
+        """Send to everyone else in the topic; how many they were in this process. Raises
+        ProtocolError for more than 1 MiB.
+        """
 
     def close(self, code: int, reason: str) -> None:
         """End the socket."""

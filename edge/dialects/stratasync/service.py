@@ -36,7 +36,7 @@ class StrataService:
         self.port = port
         self.tenancy = tenancy
         self.feeds = Feeds(port, _unused, StrataFeed)
-        self.topics = Topics()
+        self.topics = Topics(port.ephemeral)
         self.connections: set[StrataConnection] = set()
         self.spools = 0  # reads that are being sent
         self._tasks = TaskOwner()
