@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.dialects.vuer import frames as f
@@ -42,7 +42,7 @@ def test_any_bytes_are_a_frame_or_a_bad_one(data: bytes, binary: bool) -> None:
         assert error.code in f.CODES
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(_kinds, st.dictionaries(_members, _values, max_size=3))
 def test_any_members_are_a_frame_or_a_bad_one(kind: str, members: dict[str, Any]) -> None:
     try:
