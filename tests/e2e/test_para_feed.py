@@ -243,7 +243,8 @@ async def test_43_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         await bob.until("presence", value={"x": 4})
         await ada.socket.close()
         assert (await bob.until("presence"))["leave"] is True
-        assert list(service.channels.peers(("default", "main", "room:1"))) != ["ada-1"]
+        room = (b.objects.spaces.part(""), "room:1")
+        assert list(service.channels.peers(room)) != ["ada-1"]
 
 
 async def test_44_visibility(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class PresenceDesk:
     async def _handle(self, frame: f.PresenceFrame) -> None:
         channels = self._service.channels
         spaces = self._connection.authority.spaces
-        channel: Channel = (spaces.tenant, spaces.name, check_key(frame.channel))
+        channel: Channel = (spaces.part(""), check_key(frame.channel))
         peer = self._peer if frame.peerId is None else f.check_id(frame.peerId, "peerId")
         if frame.leave:
             channels.leave(channel, self, peer)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from actors.port import StatePort
 from actors.types import Address, Batch
 from edge.auth import PublishLimits
 from edge.dialects.para.authority import SyncedAuthority
@@ -37,7 +38,7 @@ class ParaService:
         self.port: Any = runtime.port
         self.publish_limits: PublishLimits = runtime.publish_limits
         self.frame_bytes_max = max(frame_bytes_max, FRAME_BYTES_MAX)
-        self.channels = Channels()
+        self.channels = Channels(cast(StatePort, runtime.port).ephemeral)
         self.connections: set[ParaConnection] = set()
         self.tasks = TaskOwner()
         self._feeds = Feeds(runtime.port, _unused, ParaFeed)

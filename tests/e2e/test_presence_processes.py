@@ -1,0 +1,96 @@
+"""Who is there, on all edges: real edge and actor processes, sockets that the kernel has spread
+over the edges, one that leaves, and an edge that is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.support.app import PATIENCE_S
+from tests.support.para import Feed, Json
+from tests.support.process import ServerProcess, sockets_held
+
+pytestmark = pytest.mark.e2e
+
+PARA = "from tests.support.para import make_app\napp = make_app()\n"
+SOCKETS = 16
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    flags = ("serve", "app:app", "--edges", "2", "--actors", "2")
+    server = ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT="hash")
+    (tmp_path / "app.py").write_text(PARA)
+    with server:
+        yield server
+
+
+class Peers:
+    """One socket, and which peers it has been told of."""
+
+    def __init__(self, feed: Feed, name: str) -> None:
+        self.feed = feed
+        self.name = name
+        self.present: set[str] = set()
+
+    async def until(self, peers: set[str]) -> None:
+        """Read on until these are there, apart from itself."""
+        while self.present != peers - {self.name}:
+            self._hear(await self.feed.until("presence"))
+
+    async def alive(self) -> bool:
+        """Whether its edge still answers."""
+        with contextlib.suppress(ConnectionError):
+            await self.feed.send("ping", t="alive")
+        while (frame := await self.feed.frame())["type"] not in ("pong", "closed"):
+            self._hear(frame)
+        return bool(frame["type"] == "pong")
+
+    def _hear(self, frame: Json) -> None:
+        assert frame["type"] == "presence", frame
+        if frame.get("leave"):
+            self.present.discard(frame["peerId"])
+        else:
+            self.present.add(frame["peerId"])
+
+
+async def test_para_peers_of_all_edges(server: ServerProcess) -> None:
+    edges = server.children("edge")
+    before = {edge: sockets_held(edge) for edge in edges}
+    async with ClientSession() as session, asyncio.timeout(4 * PATIENCE_S):
+        everybody: list[Peers] = []
+        for number in range(SOCKETS):
+            url = f"{server.url}/para/main/objectfeed?token=u{number}"
+            peers = Peers(Feed(await session.ws_connect(url), False), f"p{number}")
+            everybody.append(peers)
+            value = {"x": number}
+            await peers.feed.send("presence", channel="room:1", watch=True)
+            await peers.feed.send("presence", channel="room:1", peerId=peers.name, value=value)
+        assert all(sockets_held(edge) > held for edge, held in before.items())
+        names = {peers.name for peers in everybody}
+        for peers in everybody:
+            await peers.until(names)
+
+        first = everybody.pop()
+        await first.feed.send("presence", channel="room:1", leave=True, peerId=first.name)
+        last = everybody.pop()
+        await last.feed.socket.close()
+        names -= {first.name, last.name}
+        for peers in (first, *everybody):
+            await peers.until(names)
+
+        os.kill(edges[0], signal.SIGKILL)
+        dead = {peers for peers in everybody if not await peers.alive()}
+        names -= {peers.name for peers in dead}
+        assert 0 < len(dead) < len(everybody)
+        for peers in everybody:
+            if peers not in dead:
+                await peers.until(names)
