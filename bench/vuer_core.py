@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,18 +25,19 @@ from typing import Any
 from actors.dialects.vuer.graph import Graph, graph_from_json
 from actors.dialects.vuer.message import Message
 from actors.dialects.vuer.node import Node
-from actors.dialects.vuer.plan import message_draft
+from actors.dialects.vuer.plan import VuerDialect, message_draft
 from actors.dialects.vuer.snapshot import read_hash, read_room
 from actors.dialects.vuer.tables import Blocks, Table
 from actors.dialects.vuer.text import Text
 from actors.dialects.vuer.validate import check_message
 from actors.ledger import Ledger
 from actors.mailbox import Request
-from actors.scan import take_scan
+from actors.scan import Reader, take_scan
 from actors.scope import Scope
 from actors.types import Address, ScopePolicy
 from edge.client.vuer.store import GraphStore
 from tests.support.ledgers import FakeReply, FakeShell
+from tests.support.works import Doing
 
 ROOM = Address("default", "rtc:bench")
 Timing = tuple[float, float]  # seconds: wall, CPU
@@ -105,6 +108,33 @@ def text_cost(inserts: int = 20_000) -> None:
     assert len(text) == inserts
 
 
+TEXT_JS = """
+import { Text } from %s;
+let seed = 1;
+const below = (n) => (seed = (seed * 1103515245 + 12345) %% 2147483648) %% n;
+for (let round = 0; round < 5; round++) {
+  let text = new Text();
+  const [wall, cpu] = [performance.now(), process.cpuUsage()];
+  for (let n = 0; n < 20000; n++) text = text.insert("a", n, "x", text.anchorAt(below(n + 1)));
+  const used = process.cpuUsage(cpu);
+  console.log((performance.now() - wall) / 1e3, (used.user + used.system) / 1e6);
+}
+"""
+
+
+def text_cost_javascript() -> Timing | None:
+    """The same in Node, all threads counted; None where there is none."""
+    node = shutil.which("node")
+    if node is None:
+        return None
+    module = Path(__file__).resolve().parents[1] / "edge" / "web" / "vuer" / "text.js"
+    script = TEXT_JS % json.dumps(module.as_uri())
+    command = [node, "--input-type=module", "-e", script]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    found = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+    return min(wall for wall, _ in found), min(cpu for _, cpu in found)
+
+
 class Room:
     """A room of `count` nodes on a file, with a full journal."""
 
@@ -142,15 +172,17 @@ class Room:
 
     def join(self) -> bytes:
         """The text of a `state` frame's snapshot and journal."""
-        spool = take_scan(
-            self.path, ROOM, lambda reader: read_room(reader, at_head=False), self.path.parent
-        )
-        spool.close()
-        found = spool.result
-        return (found.text + ",".join(entry.body for entry in found.entries)).encode()
+        found = self.read(lambda reader: read_room(reader, at_head=False))
+        text: str = found.text + ",".join(entry.body for entry in found.entries)
+        return text.encode()
 
     def hash(self) -> None:
-        take_scan(self.path, ROOM, read_hash, self.path.parent).close()
+        self.read(read_hash)
+
+    def read(self, work: Callable[[Reader], Any]) -> Any:
+        spool = take_scan(self.path, ROOM, Doing(work), self.path.parent, VuerDialect())
+        spool.close()
+        return spool.result
 
 
 def main() -> int:
@@ -165,6 +197,8 @@ def main() -> int:
             figure = min(w for w, _ in timings), min(c for _, c in timings)
             rows.append((f"{name}, {count:,} nodes", figure, 0.0002))
     rows.append(("20,000 random inserts", best(rounds, lambda: timed(text_cost)), 0.5))
+    if (in_node := text_cost_javascript()) is not None:
+        rows.append(("20,000 random inserts, JavaScript", in_node, 0.5))
     with tempfile.TemporaryDirectory() as name:
         room = Room(Path(name), 10_000)
         batch = [[drag(f"k{number}", number)] for number in range(250)]
@@ -192,11 +226,8 @@ def main() -> int:
 
 
 def _graph_of(room: Room) -> str:
-    spool = take_scan(
-        room.path, ROOM, lambda reader: read_room(reader, at_head=True), room.path.parent
-    )
-    spool.close()
-    graph: str = json.dumps(json.loads(spool.result.text)["graph"])
+    found = room.read(lambda reader: read_room(reader, at_head=True))
+    graph: str = json.dumps(json.loads(found.text)["graph"])
     return graph
 
 

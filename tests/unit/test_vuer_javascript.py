@@ -202,3 +202,41 @@ def test_python_and_javascript_fold_alike() -> None:
         assert graph_from_json(json.loads(json.dumps(other["graph"]))).hash() == graph.hash()
     assert inserted > 2 * HISTORIES and texts > HISTORIES / 2
     assert 0 < refused < HISTORIES * MESSAGES / 4
+
+
+def long_text(seed: int) -> list[dict[str, Any]]:
+    """Some 3,000 edits of one text by three authors: thousands of runs, far more than one block."""
+    rng = random.Random(seed)
+    counts = dict.fromkeys(SESSIONS, 0)
+    insert = {"otype": "node.insert", "key": "a", "path": "-", "value": {"key": "u", "t": "0é👍"}}
+    messages: list[dict[str, Any]] = []
+    for number in range(1, 13):
+        session = rng.choice(SESSIONS)
+        ops: list[dict[str, Any]] = [insert] if number == 1 else []
+        for _ in range(250):
+            author = rng.choice(SESSIONS)
+            place = f"{author}:{rng.randrange(counts[author] + 2)}"  # not always there
+            if rng.random() < 0.75:
+                content = rng.choice(("x", "yé", "👍z", "zz"))
+                id = f"{session}:{counts[session]}"
+                ops.append({"otype": "text.insert", "value": [rng.choice((place, None, place)),
+                            content], "id": id})  # fmt: skip
+                counts[session] += len(content) + rng.randrange(2)
+            else:
+                ops.append({"otype": "text.delete", "rm": [[place, rng.randrange(1, 9)]]})
+        messages.append({
+            "id": f"m{number}", "sessionId": session, "clock": {}, "lamportTime": number,
+            "timestamp": 0, "serverSeq": number,
+            "ops": [{"key": "a", "path": "t"} | op for op in ops],
+        })  # fmt: skip
+    return messages
+
+
+def test_long_texts_fold_alike() -> None:
+    histories = [long_text(seed) for seed in range(6)]
+    for messages, other in zip(histories, folded_in_node(histories), strict=True):
+        graph = apply_messages(create_empty_graph(), [check_message(m) for m in messages])
+        node = graph.nodes["a"]
+        assert len(node.text["t"].wire()) > 1000
+        assert other["graph"]["nodes"]["a"]["t"] == node.value("t")
+        assert other["hash"] == other["again"] == graph.hash()
