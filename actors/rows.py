@@ -20,6 +20,7 @@ ABSENT_MAX = 256  # keys known to have no row, per open scope
 BIG_ROW_BYTES = 16 << 10  # a row above this is not written at each change (docs/ledger.md)
 UNFOLDED_CHANGES_MAX = 64
 UNFOLDED_ENTRIES_MAX = 1024
+LAGGING_BYTES_MAX = 64 << 20  # of all rows that lag, which stay in memory; then they are written
 
 Key = tuple[str, str]  # (coll, id)
 
@@ -156,6 +157,7 @@ class Overlay:
         self.jump = jump  # seq - jump counts entries through every cut of the history
         self.bytes_kept = bytes_kept  # of the entries above the floor, before this batch
         self.trim_to = floor  # the floor a dialect that keeps bases wants to move to
+        self.settle = False  # a dialect asks that no row lags behind after this batch
         self.clock = clock  # the dialect's own text of the scope row; None: none yet
         self.flags: dict[int, int] = {}  # by seq, as they shall be
         self.planned: list[Entry] = []  # what this batch has accepted so far

@@ -4,7 +4,7 @@ A `Work` is a plain value that says what is to be read, so that it can be sent t
 (actors/works.py has them all). It runs in a thread on a read-only handle, inside one read
 transaction; what it spools goes to an unlinked file at disk speed and is served from there, however
 slow the reader. So no client holds up a checkpoint. Rows that lag behind (docs/ledger.md) are not
-brought up to the head here: dialects that scan store every row at once.
+brought up to the head here: a dialect that scans stores every row at once, or folds them itself.
 """
 
 from __future__ import annotations

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from actors.dialects import dialect_named
+from actors.dialects import KeepsBases, dialect_named
 from actors.header import Header, read_header
-from actors.rows import Key, Overlay, Row, RowCache
+from actors.rows import Key, Overlay, Row, RowCache, wire_value
 from actors.scan import Position
 from actors.types import Address, Entry
+from actors.visible import entry_of
 from infra.sqlite import Handle, open_reader, storage_error
 
 MEMORY_BYTES_MAX = 1 << 20  # a smaller spool never touches the disk
+_ENTRIES = (
+    "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags FROM entries"
+    " WHERE seq>? AND seq<=? ORDER BY seq"
+)
 
 
 class Snapshot:
@@ -91,6 +96,8 @@ def fold_tails(db: Handle, header: Header) -> dict[Key, Row]:
     if not behind:
         return {}
     dialect = dialect_named(header.dialect)
+    if isinstance(dialect, KeepsBases):
+        return _refolded(db, header, dialect, behind)
     overlay = Overlay(RowCache(lambda coll, id: _stored(db, coll, id)), at=0)
     entries = db.execute(
         "SELECT seq, at, kind, cause, body FROM entries WHERE seq>? ORDER BY seq",
@@ -100,6 +107,24 @@ def fold_tails(db: Handle, header: Header) -> dict[Key, Row]:
         only = frozenset(key for key, stored in behind.items() if stored < seq)
         dialect.apply(overlay, Entry(seq, at, kind, cause, body, len(body)), only)
         overlay.accept()
+    return {key: row for key, row in overlay.batch.items() if row is not None}
+
+
+def _refolded(
+    db: Handle, header: Header, dialect: KeepsBases, behind: Mapping[Key, int]
+) -> dict[Key, Row]:
+    def entries(after: int, upto: int) -> list[Entry]:
+        found = db.execute(_ENTRIES, (after, upto))
+        return [entry_of(values) for values in found]
+
+    rows = RowCache(lambda coll, id: _stored(db, coll, id), entries)
+    overlay = Overlay(rows, at=0, floor=header.floor, jump=header.jump)
+    dialect.refold(overlay, header.head, behind)
+    overlay.accept()
+    for row in overlay.batch.values():
+        if row is not None:  # as it would be read from the file
+            text = msgspec.json.encode(row.value, enc_hook=wire_value)
+            row.value = msgspec.json.decode(text)
     return {key: row for key, row in overlay.batch.items() if row is not None}
 
 

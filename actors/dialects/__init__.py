@@ -13,7 +13,7 @@ A scope has one dialect for life, by its name (actors/dialects/kinds.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from actors.dialects.asterql.plan import AsterqlDialect
@@ -76,6 +76,9 @@ class KeepsBases(Protocol):
 
     def rebase(self, overlay: Overlay, floor: int) -> None:
         """Put into rows what later folds need of the entries up to `floor`. Must not raise."""
+
+    def refold(self, overlay: Overlay, head: int, keys: Iterable[Key]) -> None:
+        """Put rows whose stored copy lags behind as they are at the head, of base and entries."""
 
 
 @runtime_checkable

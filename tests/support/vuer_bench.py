@@ -77,7 +77,7 @@ class VuerBench(Bench):
         found: str = self.scan(read_hash)
         assert self.scan(read_refolded_hash) == found
         assert self.bytes == self.recount(), "the kept total is not the sum"
-        assert check_ledger(self.path).problems == []
+        assert (problems := check_ledger(self.path).problems) == [], problems
         return found
 
     @property

@@ -7,14 +7,14 @@ the message as sequenced, ref the mark of the user whose the session becomes wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from actors.dialects.vuer.message import Message, VuerRefusal, encode_message
 from actors.dialects.vuer.rewrite import rewritten
-from actors.dialects.vuer.rooms import META, Change, Planned, Room, message_of, rebased
+from actors.dialects.vuer.rooms import META, NODES, Change, Planned, Room, message_of, rebased
 from actors.dialects.vuer.sessions import check_order, check_user, forget, note
 from actors.dialects.vuer.validate import LAMPORT_LEAD_MAX, check_message
 from actors.rows import Key, Overlay
@@ -130,6 +130,7 @@ class VuerDialect:
         else:
             change = room.change(message, entry.seq)
         room.store(change, entry.seq)
+        overlay.settle |= entry.kind == META  # what it left out shows in all rows
         note(overlay, message, entry.seq, entry.at, entry.ref)
         overlay.clock = str(max(int(overlay.clock or 0), message.lamport))
 
@@ -137,6 +138,11 @@ class VuerDialect:
         """See KeepsBases."""
         rebased(overlay, floor, overlay.history(1 << 62))
         forget(overlay, floor)
+        overlay.settle = True  # rows that lag are made of the base, which has moved
+
+    def refold(self, overlay: Overlay, head: int, keys: Iterable[Key]) -> None:
+        """See KeepsBases."""
+        Room(overlay).refold([id for coll, id in keys if coll == NODES], head)
 
     def renumber(self, body: str, seq: int) -> str:
         """The message with its new serverSeq."""

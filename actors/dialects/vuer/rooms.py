@@ -1,6 +1,7 @@
 """A room's rows: where nodes, the root, sessions and the base stand, and folds over them. Pure.
 
-coll `node`   id key: the node at head; `deleted` marks an empty place
+coll `node`   id key: the node at head; `deleted` marks an empty place. A big one may lag behind
+              (actors/rows.py): it has a base then, and is the fold of base and journal
 coll `base`   id key: the node at the floor, of every key touched since; null where there was none.
               Other nodes are at the floor what they are at head. Id "" holds the root at the floor.
 coll `room`   id `tree`: `{rootKey, nodes, bytes}`; nodes counts those ever inserted, bytes is
@@ -22,7 +23,7 @@ from actors.dialects.vuer.scene import Scene
 from actors.dialects.vuer.undo import fold, undone_at_end
 from actors.dialects.vuer.values import deep_equal
 from actors.dialects.vuer.weight import node_weight, weight_change
-from actors.rows import Overlay, Row
+from actors.rows import BIG_ROW_BYTES, Overlay, Row
 from actors.types import Entry
 
 NODES: Final = "node"
@@ -31,6 +32,7 @@ ROOM: Final = "room"
 TREE: Final = "tree"
 META: Final = "meta"
 UNDONE: Final = 1  # flag of an entry
+_LINK_BYTES: Final = 24  # of a list of children, by and large: for whether a row is big
 _EMPTY: Final = {"rootKey": "", "nodes": 0, "bytes": 0}
 
 
@@ -214,9 +216,7 @@ class Room:
             if node.blank:
                 rows.remove(NODES, key)
             else:
-                rev = 1 if old is None else old.rev + 1
-                value = Held(node, weight)
-                rows.replace(NODES, key, Row(value, rev, seq, 0, deleted=node.ins is None))
+                rows.replace(NODES, key, _row(old, node, weight, seq))
         rows.flags |= change.flags
         known = _EMPTY if self._tree is None else self._tree.value
         new = {"rootKey": change.root_key, "nodes": change.count, "bytes": change.bytes}
@@ -227,6 +227,30 @@ class Room:
         rev = 1 if self._tree is None else self._tree.rev + 1
         self._tree = Row(new, rev, seq, 0)
         rows.replace(ROOM, TREE, self._tree)
+
+    def refold(self, keys: Sequence[str], head: int) -> None:
+        """Write the rows of nodes as base and journal give them."""
+        messages = [message_of(entry) for entry in self.rows.history(head + 1)]
+        scene = self.base_scene()
+        fold(scene, messages, undone_at_end(messages))
+        for key in keys:
+            node = scene.changed.get(key) or self.base(key)
+            old = self.rows.get(NODES, key)
+            if node is not None and old is not None:
+                row = Row(Held(node), old.rev + 1, head, 0, deleted=old.deleted)
+                self.rows.replace(NODES, key, row)
+
+
+def _row(old: Row | None, node: Node, weight: int, seq: int) -> Row:
+    """The node's new row, which may lag behind the file's copy where it is big."""
+    row = Row(Held(node, weight), 1, seq, 0, deleted=node.ins is None)
+    if old is None:
+        return row
+    row.rev = old.rev + 1
+    size = weight + _LINK_BYTES * len(node.children)
+    if size > BIG_ROW_BYTES and old.stored and old.deleted == row.deleted:
+        row.size, row.stored, row.pending = size, old.stored, old.pending + 1
+    return row
 
 
 def _same(a: Node, b: Node) -> bool:

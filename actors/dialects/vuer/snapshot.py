@@ -1,6 +1,7 @@
 """What a join reads of a room's file in one go: `port.scan(address, work)` with these. Pure.
 
 A room at its floor is its rows at head, with the base's in place of those that were touched since.
+Rows that lag behind were touched since, so at the head they are made of the base and the journal.
 The text is put together inside SQLite, where 10,000 nodes are a few milliseconds.
 """
 
@@ -10,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from actors.dialects.vuer.hashing import state_hash, state_hash_of, wire_hash
+from actors.dialects.vuer.hashing import node_hash, state_hash, state_hash_of, wire_hash
 from actors.dialects.vuer.message import decode_message
-from actors.dialects.vuer.node import Node, from_wire
+from actors.dialects.vuer.node import Node, from_wire, to_wire
 from actors.dialects.vuer.scene import Scene
 from actors.dialects.vuer.undo import fold, undone_at_end
 from actors.scan import Reader
@@ -25,7 +26,10 @@ _AT_FLOOR = (
     " UNION ALL SELECT id, body FROM rows WHERE coll='base' AND id<>'' AND body<>'null'"
     " AND deleted=:places"
 )
-_AT_HEAD = "SELECT id, body FROM rows WHERE coll='node' AND deleted=:places"
+_AT_HEAD = (
+    "SELECT id, body FROM rows WHERE coll='node' AND deleted=:places"
+    " AND id NOT IN (SELECT id FROM unfolded)"
+)
 _JOINED = "SELECT coalesce(group_concat(json_quote(id) || ':' || body), '') FROM ({})"
 _ENTRIES = (
     "SELECT seq, at, kind, cause, body, origin, ref, grp, stamp1, stamp2, flags FROM entries"
@@ -50,8 +54,9 @@ def read_room(reader: Reader, *, at_head: bool, entries_max: int = 1000) -> Room
     """The room at its floor with the newest messages, or at its head without any."""
     header = reader.header
     nodes = _AT_HEAD if at_head else _AT_FLOOR
-    ((text,),) = reader.rows(_JOINED.format(nodes), {"places": 0})
-    ((tree,),) = reader.rows(_JOINED.format(nodes), {"places": 1})
+    tails = read_tails(reader) if at_head else []
+    found = [_joined(reader, nodes, tails, places) for places in (False, True)]
+    text, tree = found
     root = msgspec.json.encode(_root(reader, at_head=at_head)).decode()
     places = f',"tree":{{{tree}}}' if tree else ""
     index = header.head if at_head else header.floor
@@ -60,10 +65,44 @@ def read_room(reader: Reader, *, at_head: bool, entries_max: int = 1000) -> Room
         "lamportTime": int(header.clock or 0), "epoch": header.epoch,
     }).decode()  # fmt: skip
     graph = f'{{"graph":{{"nodes":{{{text}}},"rootKey":{root}{places}}},{about[1:]}'
-    found = [] if at_head else reader.rows(_ENTRIES, (index, entries_max))
+    entries = [] if at_head else reader.rows(_ENTRIES, (index, entries_max))
     return RoomSnapshot(
-        graph, index, int(header.clock or 0), header.floor_at, [entry_of(row) for row in found]
+        graph, index, int(header.clock or 0), header.floor_at, [entry_of(row) for row in entries]
     )
+
+
+def _joined(reader: Reader, nodes: str, tails: list[Node], places: bool) -> str:
+    """Members of a JSON object: the nodes, or the empty places, by key."""
+    ((text,),) = reader.rows(_JOINED.format(nodes), {"places": int(places)})
+    late = {node.key: to_wire(node) for node in tails if (node.ins is None) is places}
+    more = msgspec.json.encode(late).decode()[1:-1]
+    return f"{text},{more}" if text and more else text or more
+
+
+def read_tails(reader: Reader) -> list[Node]:
+    """The nodes whose rows lag behind, as they are at the head."""
+    behind = reader.rows("SELECT id FROM unfolded WHERE coll='node'")
+    if not behind:
+        return []
+    scene = Scene(lambda key: _at_floor(reader, key), _root(reader, at_head=False))
+    _fold_journal(reader, scene)
+    found = [scene.node(key) for (key,) in behind]
+    return [node for node in found if node is not None]
+
+
+def _at_floor(reader: Reader, key: str) -> Node | None:
+    for coll in ("base", "node"):
+        rows = reader.rows("SELECT body FROM rows WHERE coll=? AND id=?", (coll, key))
+        if rows:
+            wire = msgspec.json.decode(rows[0][0])
+            return None if wire is None else from_wire(wire)
+    return None
+
+
+def _fold_journal(reader: Reader, scene: Scene) -> None:
+    bodies = reader.rows("SELECT body FROM entries ORDER BY seq")
+    messages = [decode_message(body) for (body,) in bodies]
+    fold(scene, messages, undone_at_end(messages))
 
 
 def read_clocks(reader: Reader) -> dict[str, int]:
@@ -74,11 +113,13 @@ def read_clocks(reader: Reader) -> dict[str, int]:
 
 def read_hash(reader: Reader) -> str:
     """The state hash at head."""
-    hashes: list[tuple[str, str]] = []
+    tails = read_tails(reader)
+    hashes = [(node.key, node_hash(node)) for node in tails if node.ins is not None]
     after = ""
     while True:
         page = reader.rows(
             "SELECT id, body FROM rows WHERE coll='node' AND deleted=0 AND id>?"
+            " AND id NOT IN (SELECT id FROM unfolded)"
             " ORDER BY id LIMIT ?",
             (after, _NODES_A_TIME),
         )
@@ -96,9 +137,7 @@ def read_refolded_hash(reader: Reader) -> str:
             node = from_wire(msgspec.json.decode(body))
             held[node.key] = node
     scene = Scene(held.get, _root(reader, at_head=False))
-    bodies = reader.rows("SELECT body FROM entries ORDER BY seq")
-    messages = [decode_message(body) for (body,) in bodies]
-    fold(scene, messages, undone_at_end(messages))
+    _fold_journal(reader, scene)
     every = held | scene.changed
     return state_hash(scene.root_key, every.values())
 
