@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from actors.mailbox import Request
 from actors.reply import FutureReply
 from actors.types import Address
+from actors.wakes import Why
 from infra.errors import HoldfastError
 from infra.tasks import TaskOwner
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast.alarms")
 
 DUE_MAX = 64  # scopes looked at in one go
+SOON_MAX = 4096
 DELAY_MAX_MS = 300_000
 LOOK_MAX_S = 3600.0  # the clock may be set; look again at least this often
 
@@ -51,6 +53,13 @@ class Alarms:
         if due_at is not None:
             delay = min(LOOK_MAX_S, max(0.0, (due_at - self._host.now_ms()) / 1000))
             self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def soon(self, within_ms: int) -> set[Address]:
+        """Whose handlers run, or will within that time: no use in putting them to sleep."""
+        if self._handler is None:
+            return set()
+        due = self._host.index.due(self._host.now_ms() + within_ms, SOON_MAX)
+        return {*self._running, *due}
 
     def stop(self) -> None:
         """Start no more."""
@@ -89,9 +98,11 @@ class Alarms:
             self._host.barrier.mark(self._host.index)
         return reply
 
-    async def of(self, address: Address) -> list[tuple[str, int, str | None, int]]:
+    async def of(
+        self, address: Address, why: Why = Why.READ
+    ) -> list[tuple[str, int, str | None, int]]:
         """(name, due_at, payload, attempts) of the scope's alarms, soonest first."""
-        scope = await self._host.awake(address)
+        scope = await self._host.awake(address, why)
         return [] if scope is None else scope.ledger.alarms()
 
     def _fire(self) -> None:
@@ -113,12 +124,12 @@ class Alarms:
 
     async def _run_due(self, address: Address) -> None:
         now = self._host.now_ms()
-        alarms = await self.of(address)
+        alarms = await self.of(address, Why.ALARM)
         for name, due_at, payload, attempts in alarms:
             if due_at <= now:
                 await self._run_one(address, name, due_at, payload, attempts)
         await self._host.settled(address)
-        left = await self.of(address)
+        left = await self.of(address, Why.ALARM)
         self._host.index.set_due(address, min((due for _, due, _, _ in left), default=None))
 
     async def _run_one(

@@ -2,7 +2,9 @@
 
 Always true: one process holds the directory (a lock file); a scope has at most one `Scope` object;
 nothing an edge sees comes from a commit that the barrier has not passed; reading creates no file.
-A scope that is closed costs an index row on disk and nothing in memory.
+A scope that is closed costs an index row on disk and nothing in memory, unless it is followed: then
+where it stands is kept in `resting`, so that heartbeats and followers who are up to date are
+answered without waking it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.alarms import AlarmHandler, Alarms
+from actors.closing import Closing
 from actors.dialects import Dialect, dialect_named
 from actors.dialects.kinds import dialect_name_of
 from actors.ephemeral import Ephemera
@@ -32,26 +35,24 @@ from actors.replication import BucketSettings, Fetched, Replication
 from actors.reply import FutureReply
 from actors.scope import Scope
 from actors.state import EMPTY, StateReads
-from actors.types import Address, Bounds, Draft, Page, Rejected, Reply, Resync, ScopePolicy, Tap
+from actors.types import Address, Bounds, Draft, Page, Reply, Resync, ScopePolicy, Tap
+from actors.wakes import Wakes, Why
 from actors.waking import Waking
 from infra import clock, ids
 from infra.barrier import Barrier, Released
-from infra.errors import Busy, Closed, ConfigError, Fenced, HoldfastError, StorageError, Unavailable
+from infra.errors import Closed, ConfigError, Fenced, HoldfastError, StorageError, Unavailable
 from infra.objects import ObjectStore
 from infra.paths import ledger_path
-from infra.process import trim_memory
 from infra.replica import Replica
 from infra.tasks import TaskOwner
 
 log = logging.getLogger("holdfast.host")
 
 CLEAR_JUMP = 2**20
-OPEN_SLACK = 256  # scopes that may be open above the cap while others are being closed
 THREADS = 2
-TRIM_SCOPES_MIN = 256  # files closed until their memory is given back
 
 
-class Host(StateReads):
+class Host(StateReads, Closing):
     """The port of an embedded server. Use as `async with`."""
 
     def __init__(
@@ -68,7 +69,9 @@ class Host(StateReads):
         self.now_ms = now_ms
         self.open_scopes: dict[Address, Scope] = {}
         self.taps: dict[Address, list[Tap]] = {}
+        self.resting: dict[Address, Bounds] = {}
         self.counts = Counts()
+        self.wakes = Wakes()
         self.replicas: dict[Scope, Replica] = {}
         self.waking: Waking | None = None
         self.tasks = TaskOwner()
@@ -193,24 +196,32 @@ class Host(StateReads):
             if self.waking is not None and self.waking.must_fetch(address):
                 self.waking.park(address, request)
                 return
-            scope = self.open(address, create=True)
+            scope = self.open(address, Why.COMMAND, create=True)
             assert scope is not None
         scope.append(request)
 
     async def read(
         self, address: Address, after: int, *, entries_max: int, bytes_max: int, joined: bool
     ) -> Page | Resync:
-        scope = await self.awake(address)
+        known = self.resting.get(address)
+        if known is not None and after == known.head:
+            return Page(after + 1, after, [], "", known)
+        scope = await self.awake(address, Why.REPLAY)
         if scope is None:
             return Page(1, 0, [], "", EMPTY) if after == 0 else Resync("ahead_of_head", EMPTY)
         return scope.read(after, entries_max=entries_max, bytes_max=bytes_max, joined=joined)
 
     async def bounds(self, address: Address) -> Bounds:
+        if (known := self.resting.get(address)) is not None:
+            return known
         scope = await self.awake(address)
         return EMPTY if scope is None else scope.bounds
 
     async def subscribe(self, address: Address, tap: Tap) -> Bounds:
-        scope = await self.awake(address)
+        if (known := self.resting.get(address)) is not None:
+            self.taps[address].append(tap)
+            return known
+        scope = await self.awake(address, Why.SUBSCRIBE)
         # No suspension from here on: the head returned and the tap's first entry must meet.
         taps = self.taps.setdefault(address, [])
         if scope is not None:
@@ -224,6 +235,7 @@ class Host(StateReads):
             taps.remove(tap)
             if not taps and address not in self.open_scopes:
                 del self.taps[address]
+                self.resting.pop(address, None)
 
     async def settled(self, address: Address) -> None:
         """Wait until everything committed so far is released."""
@@ -233,7 +245,9 @@ class Host(StateReads):
 
     async def clear(self, address: Address) -> Bounds:
         while True:
-            scope = await self.awake(address)  # each time: it may have been closed meanwhile
+            scope = await self.awake(
+                address, Why.ADMIN
+            )  # each time: it may have been closed meanwhile
             if scope is None:
                 return EMPTY
             if not scope.busy:
@@ -248,15 +262,17 @@ class Host(StateReads):
 
     # -- opening ---------------------------------------------------------------------------------
 
-    async def awake(self, address: Address) -> Scope | None:
-        """The scope with its file at hand; None where there is no file."""
+    async def awake(self, address: Address, why: Why = Why.READ) -> Scope | None:
+        """The scope with its file at hand; None where there is no file. `why` is what to note of
+        a wake.
+        """
         while True:
             scope = self.open_scopes.get(address)
             if scope is None:
                 if self.waking is not None and self.waking.must_fetch(address):
-                    scope = await self.waking.fetch(address)
+                    scope = await self.waking.fetch(address, why)
                 else:
-                    scope = self.open(address, create=False)
+                    scope = self.open(address, why, create=False)
                 if scope is None:
                     return None
             if self.waking is not None:
@@ -266,7 +282,7 @@ class Host(StateReads):
             await asyncio.shield(self.returns[scope])  # others wait for the same future
 
     def open(
-        self, address: Address, *, create: bool, fetched: Fetched | None = None
+        self, address: Address, why: Why, *, create: bool, fetched: Fetched | None = None
     ) -> Scope | None:
         """Open the local file, or make one. `fetched`: it was just matched with the bucket."""
         if (error := self.failures.get(address)) is not None:
@@ -291,7 +307,9 @@ class Host(StateReads):
         if create or address in self.taps:
             self.taps[address] = scope.taps
         self.open_scopes[address] = scope
+        self.resting.pop(address, None)
         self.counts.opens += 1
+        self.wakes.began(address, why, self.now_ms())
         return scope
 
     def _open_ledger(self, path: Path, address: Address) -> Ledger | None:
@@ -316,16 +334,6 @@ class Host(StateReads):
             materialize=policy.materialize or dialect.needs_rows, level=policy.level,
             sync=not self.barrier.whole_filesystem, nonce=self._nonce, tracked=bool(self.waking),
         )  # fmt: skip
-
-    def _make_room(self) -> None:
-        over = len(self.open_scopes) - len(self._closing) - self.settings.open_max + 1
-        if over <= 0:
-            return
-        if len(self.open_scopes) > self.settings.open_max + OPEN_SLACK:
-            raise Busy("too many scopes are open at once", retry_after_ms=200)
-        idle = [scope for scope in self.open_scopes.values() if not scope.busy]
-        for scope in sorted(idle, key=lambda scope: scope.used_at)[: max(over, 8)]:
-            self.close_scope(scope)
 
     # -- what scopes ask of their host (actors.shell.Shell) --------------------------------------
 
@@ -414,87 +422,3 @@ class Host(StateReads):
                 touched[reply] = None
         for reply in touched:
             reply.flush()
-
-    # -- closing ---------------------------------------------------------------------------------
-
-    async def _sweep(self) -> None:
-        """Close what nobody has used for `idle_s`, a few at a time."""
-        idle_ms = self.settings.idle_s * 1000
-        while True:
-            await asyncio.sleep(max(0.05, min(5.0, self.settings.idle_s / 4)))
-            limit = self.now_ms() - idle_ms
-            idle = [s for s in self.open_scopes.values() if s.used_at <= limit and not s.busy]
-            for scope in idle:
-                self.close_scope(scope)
-            if self.waking is not None:
-                await self.waking.evict()
-            closed = self._closed_files
-            if closed >= TRIM_SCOPES_MIN or (closed and not self.open_scopes):
-                self._closed_files = 0
-                trim_memory()
-
-    def close_scope(self, scope: Scope) -> None:
-        if scope in self._closing:
-            return
-        if scope.address not in self.failures:
-            scope.fold_tails()
-            if scope.busy and not self._stopping:
-                return  # the replica ships that first
-        self._begin_closing(scope)
-        self.tasks.spawn(self._closed(scope), name=f"close {scope.address.scope[:40]}")
-
-    def _begin_closing(self, scope: Scope) -> None:
-        self._closing.add(scope)
-        scope.lent = True
-        self.returns[scope] = self._loop.create_future()
-
-    async def discard(self, scope: Scope) -> None:
-        """Close a scope whose history is another's now."""
-        while scope.lent and scope in self.returns:
-            await asyncio.shield(self.returns[scope])
-        if scope not in self._closing:
-            self._begin_closing(scope)
-            await self._closed(scope)
-
-    async def _closed(self, scope: Scope) -> None:
-        self.barrier.forget(scope)
-        address = scope.address
-        replica = self.replicas.get(scope)
-        record = None
-        try:
-            if replica is not None and self.waking is not None:
-                await replica.rest()
-                replica.stop()
-                await replica.landed()
-                record = self.waking.replication.record(replica, scope.ledger)
-            await self.run(scope.ledger.close)
-        finally:
-            if self.open_scopes.get(address) is scope:
-                del self.open_scopes[address]
-            if replica is not None:
-                del self.replicas[scope]
-                self._noted.discard(scope)
-                self.index.closed(address, self.now_ms(), record)
-                if record is None and self.waking is not None:
-                    self.waking.leave_behind()
-            if not scope.taps:
-                self.taps.pop(address, None)
-            self._closing.discard(scope)
-            self._closed_files += 1
-            self.resubmit(address, scope.drain())
-            self.returns.pop(scope).set_result(None)
-
-    def resubmit(self, address: Address, requests: list[Request]) -> None:
-        """Requests that came while the file was not at hand go to the scope that follows."""
-        for request in requests:
-            try:
-                self.submit(address, request)
-            except HoldfastError as error:
-                self.refuse([request], error)
-
-    def refuse(self, requests: list[Request], error: HoldfastError) -> None:
-        """Tell whoever waits that nothing was taken."""
-        rejected = Rejected(error.code, str(error), retry_after_ms=error.retry_after_ms)
-        for request in requests:
-            request.reply.settle(request.tag, [rejected] * max(1, len(request.drafts)), EMPTY)
-            request.reply.flush()

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from actors import link_wire as w
+from actors.attendance import HostAttendance, ProcessLife
+from actors.attendance_links import attendance_methods
 from actors.ephemeral import Ephemera
 from actors.followed import Followed
 from actors.handing import Handing
@@ -87,9 +89,10 @@ class HostsPort(RemotePort):
         """Our own scopes. Once, before `start`; `host` asks `handing.claim` of us."""
         self.host = self.handing.host = host
         self.inspection = Inspection(host)
+        self.attendance = HostAttendance(host, ProcessLife(self.name, clock.now_ms()))
         methods = {
             "release": self.handing.released, "agree": self.handing.agreed,
-            **self.admin.methods,
+            **self.admin.methods, **attendance_methods(self.attendance),
         }  # fmt: skip
         self.serving = self.handing.serving = Serving(host, self._serves, more=methods)
         self._listener = Listener(self.name, self._key, self.serving, self.serving.greeted)
@@ -441,7 +444,7 @@ class HostsPort(RemotePort):
         """Of every host that answers; of one that several know, as its owner has it."""
         found = await self.inspection.scopes(tenant, prefix, after, limit)
         payload = w.encode(w.ScopesAsk(tenant, prefix, after, limit))
-        for answer in await self._each("scopes", payload):
+        for answer in await self.each("scopes", payload):
             found += w.decode_plain(answer)
         best: dict[str, Report] = {}
         for one in sorted(found, key=lambda outline: not outline["open"]):
@@ -458,7 +461,7 @@ class HostsPort(RemotePort):
         """Of this host alone: each is asked for its own."""
         return merged([await self.inspection.report()])
 
-    async def _each(self, method: str, payload: Any) -> list[Any]:
+    async def each(self, method: str, payload: Any) -> list[Any]:
         """The answers of those hosts that are linked."""
         answers = []
         for peer in list(self._peers.values()):

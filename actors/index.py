@@ -182,6 +182,17 @@ class Index:
         )
         return next((due for *address, due in rows if Address(*address) not in skip), None)
 
+    def has(self, address: Address) -> bool:
+        """Whether the scope is known, on this disk or in the bucket."""
+        sql = "SELECT 1 FROM scopes WHERE tenant=? AND scope=?"
+        return self._db.execute(sql, address).fetchone() is not None
+
+    def due_at(self, address: Address) -> int | None:
+        """When the scope's next alarm is due; earlier than that at worst."""
+        sql = "SELECT due_at FROM scopes WHERE tenant=? AND scope=?"
+        row = self._db.execute(sql, address).fetchone()
+        return None if row is None else row[0]
+
     def page(self, tenant: str, prefix: str, after: str, limit: int) -> list[tuple[str, str]]:
         """(scope, path) in order of name, those that begin with `prefix` and follow `after`."""
         return self._db.execute(

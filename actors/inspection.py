@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from actors.bucket_report import bucket_report, replica_report
 from actors.host import Host
 from actors.types import Address
+from actors.wakes import Why
 
 COUNTERS = (
     "commits", "entries", "refused", "duplicates", "opens", "passes", "release_wait_s",
@@ -43,7 +44,7 @@ class Inspection:
 
     async def show(self, address: Address) -> Report | None:
         host = self._host
-        alarms = await host.alarms.of(address)
+        alarms = await host.alarms.of(address, Why.ADMIN)
         scope = host.open_scopes.get(address)
         if scope is None:
             return None

@@ -16,6 +16,7 @@ from actors.replication import Fetched
 from actors.scope import Scope
 from actors.state import EMPTY
 from actors.types import Address
+from actors.wakes import Why
 from infra.errors import ScopeError, StorageError
 from infra.paths import ledger_path
 from infra.replica_files import Files
@@ -42,7 +43,7 @@ async def install(host: Host, address: Address, file: Path) -> Scope:
     owned = await host.run(lambda: _prepare(file, path.parent, host.directory))
     if owned != address:
         raise ScopeError(f"the file is {owned.scope!r}'s, not {address.scope!r}'s", code="conflict")
-    if await host.awake(address) is not None:
+    if await host.awake(address, Why.TRANSFER) is not None:
         raise ScopeExists(f"scope {address.scope!r} exists; choose another name")
     scope = _place(host, address, path, file)
     await host.run(lambda: _sync(path.parent))
@@ -63,7 +64,7 @@ def _place(host: Host, address: Address, path: Path, file: Path) -> Scope:
     # see a scope of level `replicated`.
     nothing = None if host.waking is None else Fetched(Files(), whole=True)
     try:
-        scope = host.open(address, create=False, fetched=nothing)
+        scope = host.open(address, Why.TRANSFER, create=False, fetched=nothing)
         assert scope is not None, "a ledger with a scope row opens"
     except BaseException:
         path.replace(file)

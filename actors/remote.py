@@ -120,6 +120,11 @@ class RemotePort:
             self._tasks.spawn(peer.run(self._service), name="peer")
         return peer
 
+    def asleep(self, tenant: str) -> bool:
+        """Whether the tenant's process has told us that it ends, and nobody wants it since."""
+        peer = self._peers.get(tenant)
+        return peer is not None and peer.asleep and peer.link is None
+
     def sleeps(self, name: str, *, asleep: bool) -> bool:
         """A process is about to end (or not, after all); whether nothing here speaks against it."""
         peer = self._peers.get(name)
@@ -389,7 +394,7 @@ class RemotePort:
         if self._find is not None:  # they are all one process's
             answer = await self.call(Address(tenant, ""), "scopes", asked)
             return list(w.decode_plain(answer))
-        for answer in await self._all("scopes", asked):
+        for answer in await self.ask_all("scopes", asked):
             found += answer
         found.sort(key=lambda outline: str(outline["scope"]))
         return found[:limit]
@@ -400,9 +405,10 @@ class RemotePort:
 
     async def report(self) -> Report:
         nothing: Report = {"scopes_open": 0, "counters": dict.fromkeys(COUNTERS, 0), "bucket": None}
-        return merged([nothing, *await self._all("report", None)])
+        return merged([nothing, *await self.ask_all("report", None)])
 
-    async def _all(self, method: str, asked: Any) -> list[Any]:
+    async def ask_all(self, method: str, asked: Any) -> list[Any]:
+        """The answers of all processes, but for those of tenants that sleep."""
         payload = w.encode(asked)
         answers = []
         for peer in list(self._peers.values()):

@@ -147,6 +147,22 @@ class Scope:
         unsynced = self.gate.passed < self.position and self._error is None
         return bool(self._mailbox or self.gate or self.lent or self._scheduled or unsynced)
 
+    @property
+    def sound(self) -> bool:
+        """Whether its file can still be trusted, and is nobody else's."""
+        return self._error is None
+
+    @property
+    def under_way(self) -> list[str]:
+        """What `busy` is about, in words for an operator."""
+        found = {
+            "commands": bool(self._mailbox or self.gate or self._scheduled),
+            "disk": self.gate.passed < self.position and self._error is None,
+            "file work": self.lent,
+            "upload": self.busy and not self.unsettled,
+        }
+        return [what for what, there in found.items() if there]
+
     def append(self, request: Request) -> None:
         """Put the request into the mailbox. Raises Busy or Unavailable, having taken nothing."""
         if isinstance(self._error, Fenced):

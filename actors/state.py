@@ -19,6 +19,7 @@ from actors.scan import Spool, Work, take_scan
 from actors.scope import Scope
 from actors.snapshot import Snapshot, take_snapshot
 from actors.types import Address, Bounds, EntryPage, Resync
+from actors.wakes import Why
 
 EMPTY = Bounds("", 0, 0, 0)
 SCAN_THREADS = 2  # apart from the host's others: a long read must not hold up a checkpoint
@@ -29,10 +30,11 @@ class StateReads(ABC):
 
     directory: Path
     ephemera: Ephemera
+    resting: dict[Address, Bounds]
     _scans: ThreadPoolExecutor | None = None
 
     @abstractmethod
-    async def awake(self, address: Address) -> Scope | None: ...
+    async def awake(self, address: Address, why: Why = Why.READ) -> Scope | None: ...
 
     @abstractmethod
     async def settled(self, address: Address) -> None: ...
@@ -61,7 +63,10 @@ class StateReads(ABC):
     async def visible(
         self, address: Address, after: int, groups: str, *, entries_max: int, bytes_max: int
     ) -> EntryPage | Resync:
-        scope = await self.awake(address)
+        known = self.resting.get(address)
+        if known is not None and after == known.head:
+            return EntryPage(after, [], known)
+        scope = await self.awake(address, Why.REPLAY)
         if scope is None:
             return EntryPage(0, [], EMPTY) if after == 0 else Resync("ahead_of_head", EMPTY)
         return scope.visible(after, groups, entries_max=entries_max, bytes_max=bytes_max)

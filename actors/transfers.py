@@ -25,6 +25,7 @@ from actors.lines import BadImport
 from actors.moment import At
 from actors.scope import Scope
 from actors.types import Address
+from actors.wakes import Why
 from infra import ids
 from infra.errors import Busy, FileRefused, NoBucket, ScopeError, StorageError
 
@@ -143,13 +144,13 @@ class Transfers:
 
     async def _absent(self, address: Address) -> None:
         """Before anything is copied: raises ScopeExists."""
-        if await self._host.awake(address) is not None:
+        if await self._host.awake(address, Why.TRANSFER) is not None:
             raise ScopeExists(f"scope {address.scope!r} exists; choose another name")
 
     async def _copy(self, source: Address, scratch: Path) -> int:
         """The scope as of one commit, all of it released on return; its head."""
         host = self._host
-        scope = await host.awake(source)
+        scope = await host.awake(source, Why.TRANSFER)
         if scope is None:
             raise NotThere(f"no scope {source.scope!r} in tenant {source.tenant!r}")
         path = scope.ledger.path

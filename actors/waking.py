@@ -18,6 +18,7 @@ from actors.replication import Fetched, Replication
 from actors.scope import Scope
 from actors.state import EMPTY
 from actors.types import Address, Bounds
+from actors.wakes import Why
 from infra.errors import Fenced, HoldfastError, StorageError, TryLater, Unavailable
 from infra.paths import ledger_path
 from infra.replica import Replica
@@ -65,25 +66,27 @@ class Waking:
         if mailbox is None:
             mailbox = self._parked[address] = Mailbox()
         mailbox.put(request)
-        self._begin(address)
+        self._begin(address, Why.COMMAND)
 
     def waking(self, address: Address) -> bool:
         """Whether the scope is being looked for just now."""
         return address in self._fetching
 
-    async def fetch(self, address: Address) -> Scope | None:
+    async def fetch(self, address: Address, why: Why) -> Scope | None:
         """The scope, open; None where it exists nowhere. Raises Unavailable or TryLater."""
-        return _scope_of(await asyncio.shield(self._begin(address)))
+        return _scope_of(await asyncio.shield(self._begin(address, why)))
 
-    def _begin(self, address: Address, instead_of: Scope | None = None) -> asyncio.Task[Woken]:
+    def _begin(
+        self, address: Address, why: Why, instead_of: Scope | None = None
+    ) -> asyncio.Task[Woken]:
         task = self._fetching.get(address)
         if task is None:
-            work = self._wake(address, instead_of)
+            work = self._wake(address, why, instead_of)
             task = self._host.tasks.spawn(work, name=f"wake {address.scope[:40]}")
             self._fetching[address] = task
         return task
 
-    async def _wake(self, address: Address, instead_of: Scope | None) -> Woken:
+    async def _wake(self, address: Address, why: Why, instead_of: Scope | None) -> Woken:
         error: HoldfastError = Unavailable("waking was interrupted", retry_after_ms=1000)
         scope: Scope | None = None
         try:
@@ -91,9 +94,9 @@ class Waking:
             if self._host.settings.claim is not None:
                 await self._host.settings.claim(address, instead_of is not None)
             async with self._turns:
-                scope = await self._find(address, aside)
+                scope = await self._find(address, why, aside)
             if scope is None and address in self._parked:
-                scope = self._host.open(address, create=True)
+                scope = self._host.open(address, why, create=True)
             return scope
         except HoldfastError as found:
             error = _for_clients(address, found)
@@ -106,7 +109,7 @@ class Waking:
             elif mailbox is not None:
                 self._host.refuse(mailbox.drain(), error)
 
-    async def _find(self, address: Address, aside: Path | None) -> Scope | None:
+    async def _find(self, address: Address, why: Why, aside: Path | None) -> Scope | None:
         host, replication = self._host, self.replication
         path = ledger_path(host.directory, *address)
         run = replication.service.run
@@ -126,7 +129,7 @@ class Waking:
             if aside is not None:
                 kept = aside
                 await run(lambda: replication.drop_if_covered(kept, path))
-        scope = host.open(address, create=False, fetched=fetched)
+        scope = host.open(address, why, create=False, fetched=fetched)
         assert scope is not None
         before = self._left.get(address, EMPTY if fetched.moved else None)
         if before is not None:
@@ -177,7 +180,7 @@ class Waking:
         address = scope.address
         self._left.setdefault(address, scope.bounds)
         # As a wake from the first step on: nobody may open the file in between.
-        task = self._begin(address, scope)
+        task = self._begin(address, Why.TAKEOVER, scope)
         delay_s = LOOK_S
         while True:
             try:
@@ -189,7 +192,7 @@ class Waking:
                 return
             await asyncio.sleep(delay_s)
             delay_s = min(SUPERSEDE_RETRY_S_MAX, delay_s * 2)
-            task = self._begin(address)
+            task = self._begin(address, Why.TAKEOVER)
 
     async def _announce(self, scope: Scope, before: Bounds) -> None:
         """Have followers read what they missed, as soon as it may be shown."""
@@ -270,7 +273,7 @@ class Waking:
             opened = []
             for address in found:
                 try:
-                    scope = await host.awake(address)
+                    scope = await host.awake(address, Why.UPLOAD)
                 except HoldfastError as error:
                     log.warning("not shipped scope=%s error=%s", address.scope, error)
                     continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from edge import admin, tenant_paths, transfer
+from edge import actors, admin, tenant_paths, transfer
 from edge.dialects.asterql import http as asterql
 from edge.dialects.para import http as para
 from edge.dialects.stratasync import http as stratasync
@@ -56,6 +56,7 @@ def build_app(server: Server) -> web.Application:
     asterql.add_routes(app)
     server.keep.add_routes(app)
     vuer.add_routes(app, server.rooms, server.config.rtc_root)
+    actors.add_routes(app)
     transfer.add_routes(app)  # before what takes any path below a scope
     admin.add_routes(app)
     if server.strata is not None:

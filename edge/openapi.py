@@ -103,6 +103,28 @@ def _scope_paths() -> dict[str, Any]:
     }
 
 
+def _actor_paths() -> dict[str, Any]:
+    """Which scopes are awake and why; having them sleep and wake."""
+    told = {
+        "200": {"description": "tenant, scope, state, process, followers, alarm_due, woken_by,"
+                " awake_since, slept_at, kept_by, sleeps_at", "content": {"application/json": {}}},
+        "default": {"$ref": "#/components/responses/Problem"},
+    }  # fmt: skip
+
+    def one(method: str, summary: str) -> dict[str, Any]:
+        return {method: {"summary": summary, "parameters": _ADDRESS, "responses": told}}
+
+    base = "/v1/actors/{tenant}/{scope}"
+    return {
+        "/v1/actors": _get(
+            "Processes, and the scopes that are awake, and why (admin)", "tenant", "prefix", "limit"
+        ),
+        base: one("get", "One scope, awake or asleep; it is not woken (admin)"),
+        f"{base}/sleep": one("post", "Have it sleep once nothing is under way (admin)"),
+        f"{base}/wake": one("post", "Have it wake (admin)"),
+    }
+
+
 def document() -> dict[str, Any]:
     """The whole description."""
     publish = _publish()
@@ -140,6 +162,7 @@ def document() -> dict[str, Any]:
             "/metrics": _get("Prometheus metrics (admin)", produces="text/plain"),
             "/v1/scopes": _get("Scopes (admin)", "tenant", "prefix", "after", "limit"),
             **_scope_paths(),
+            **_actor_paths(),
             "/api/sync/events": _get(
                 "One scope as server-sent events", "scope!", "since", produces="text/event-stream"
             ),

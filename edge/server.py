@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from actors.alarms import Alarms
+from actors.attendance import Attendance, HostAttendance, ProcessLife
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.asterql.plan import COLL
 from actors.host import Host
@@ -93,11 +94,13 @@ class Server:
         self._host: Host | None = None
         self.port: StatePort
         self.inspector: Inspector
+        self.attendance: Attendance  # whoever gives `remote` sets it
         if remote is None:
             on_alarm = self.ring if application.alarm_handlers else None
             settings = host_settings(config, application, self.open_max)
             self._host = Host(Path(config.data_dir), settings, on_alarm=on_alarm)
             self.port, self.inspector = self._host, Inspection(self._host)
+            self.attendance = HostAttendance(self._host, ProcessLife("server", clock.now_ms()))
         else:
             self.port, self.inspector = remote, remote
         self.runtime = Runtime(

@@ -52,6 +52,7 @@ _BY_CODE = {
     "unavailable": Exit.UNAVAILABLE,
     "busy": Exit.UNAVAILABLE,
     "closed": Exit.UNAVAILABLE,
+    "try_later": Exit.UNAVAILABLE,
 }
 
 

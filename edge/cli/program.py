@@ -25,6 +25,7 @@ COMMANDS: Final = (
     "publish",
     "events",
     "scope",
+    "actors",
     "hosts",
     "restore",
     "fork",

@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from actors.attendance import HostAttendance, ProcessLife
+from actors.attendance_links import attendance_methods
 from actors.host import Host
 from actors.serving import Serving
 from edge.application import Application
@@ -50,7 +52,10 @@ async def serve_scopes(
 
     on_alarm = ring if application.alarm_handlers else None
     async with Host(Path(config.data_dir), settings, on_alarm=on_alarm) as host:
-        serving = Serving(host, owns)
+        idle_s = None if boot.tenant is None else config.tenant_idle_s
+        life = ProcessLife(boot.name, clock.now_ms(), tenant=boot.tenant, idle_s=idle_s)
+        more = attendance_methods(HostAttendance(host, life))
+        serving = Serving(host, owns, more=more)
         listener = Listener(boot.name, boot.key, serving, serving.greeted)
         due = Path(config.data_dir) / process / DUE
         try:
@@ -60,7 +65,7 @@ async def serve_scopes(
             if boot.tenant is None:
                 await stop.wait()
             else:
-                await _until_idle(serving, config.tenant_idle_s, stop)
+                await _until_idle(serving, life, config.tenant_idle_s, stop)
         finally:
             await serving.aclose()
             await listener.aclose()
@@ -82,14 +87,17 @@ def _leave_nothing(home: Path) -> None:
         home.rmdir()
 
 
-async def _until_idle(serving: Serving, idle_s: float, stop: asyncio.Event) -> None:
+async def _until_idle(
+    serving: Serving, life: ProcessLife, idle_s: float, stop: asyncio.Event
+) -> None:
     """Until told to stop, or nothing has been open for so long and no edge objects."""
     since = clock.monotonic()
+    life.idle_since = clock.now_ms()
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.05, min(5.0, idle_s / 4))):
                 await stop.wait()
         if serving.host.open_scopes:
-            since = clock.monotonic()
+            since, life.idle_since = clock.monotonic(), clock.now_ms()
         elif clock.monotonic() - since >= idle_s and await serving.sleep():
             return

@@ -5,26 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from actors import link_wire as w
+from actors.attendance_links import RemoteAttendance, Running
 from actors.peer import Find
 from actors.remote import RemotePort
 from actors.types import Address
 from edge.application import Application
 from edge.metrics import counts_of
 from edge.processes.boot import Boot
+from edge.processes.control import Control
 from edge.processes.siblings import Siblings
 from edge.server import Server, ServerInfo
 from infra.errors import HoldfastError
 from infra.link.connection import Answerer, Link
 from infra.link.frames import LinkError
-from infra.link.sockets import dial
+from infra.paths import ledger_path
 from infra.tasks import TaskOwner
-
-FIND_WAIT_S: Final = 30.0
 
 
 class Rings:
@@ -32,7 +32,18 @@ class Rings:
 
     def __init__(self) -> None:
         self.server: Server | None = None
+        self.control: Control | None = None
         self._tasks = TaskOwner()
+
+    def begin(self) -> None:
+        """Listen to the supervisor, where it has something to say."""
+        if self.control is not None:
+            self._tasks.spawn(self.control.run(), name="control")
+
+    def wake(self, tenant: str) -> None:
+        """An alarm of the tenant is due: its process must find an edge."""
+        if self.server is not None and self.server.remote is not None:
+            self.server.remote.tenant(tenant).wake()
 
     def opened(
         self, link: Link, stream: int, method: str, payload: msgspec.Raw, deadline_ms: int
@@ -66,37 +77,26 @@ class Rings:
         await self._tasks.aclose()
 
 
-class Control:
-    """The supervisor, as an edge asks it where a tenant's process listens."""
-
-    def __init__(self, boot: Boot) -> None:
-        self._boot = boot
-
-    async def find(self, tenant: str) -> str:
-        """Raises HoldfastError where it cannot be started."""
-        boot = self._boot
-        link = await dial(boot.control, boot.name, boot.key)
-        try:
-            asked = w.encode(tenant)
-            place: str = w.decode_text(await link.call("acquire", asked, within_s=FIND_WAIT_S))
-            return place
-        finally:
-            link.close()
-
-
 def make_edge(
     boot: Boot, application: Application, *, kind: type[Server] = Server,
-    find: Find | None = None, **options: Any,
+    find: Find | None = None, running: Running | None = None, **options: Any,
 ) -> tuple[Server, Rings]:  # fmt: skip
     """A server whose scopes are those of the boot's members."""
     rings = Rings()
     if find is None and boot.control:
-        find = Control(boot).find
+        control = rings.control = Control(boot, rings.wake)
+        find, running = control.find, control.running
     remote = RemotePort(
         boot.members, boot.key, boot.name, spool_dir=Path(boot.config.data_dir), service=rings,
         find=find,
     )  # fmt: skip
+    data_dir = Path(boot.config.data_dir)
+
+    def may_exist(address: Address) -> bool:
+        return bool(boot.config.bucket) or ledger_path(data_dir, *address).exists()
+
     server = kind(boot.config, application, boot.mode, remote=remote, **options)
+    server.attendance = RemoteAttendance(remote, running, may_exist)
     rings.server = server
     return server, rings
 
@@ -107,6 +107,7 @@ async def serve_clients(
     """Until `stop` is set."""
     server, rings = make_edge(boot, application, shared_port=True)
     siblings = Siblings(boot.name, boot.edges, boot.key, lambda: counts_of(server))
+    rings.begin()
     try:
         async with server:
             assert server.info is not None

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from actors.host import Host
+from actors.hosts_attendance import HostsAttendance
 from actors.hosts_port import HostsPort
 from actors.types import Address
 from edge.access import Mode
@@ -45,6 +46,7 @@ def make_host(config: Config, application: Application, mode: Mode) -> Server:
     settings = host_settings(config, application, open_max, claim=port.handing.claim)
     on_alarm = ring if application.alarm_handlers else None
     port.serve(Host(Path(config.data_dir), settings, on_alarm=on_alarm))
+    server.attendance = HostsAttendance(port)
     return server
 
 

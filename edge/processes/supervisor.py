@@ -95,7 +95,9 @@ class Supervisor:
             actors = [_Child("actor", name) for name in names]
             if by_tenant:
                 self._tenants = Tenants(directory, self._start_tenant)
-                self._control = Listener("supervisor", self._key, self._tenants)
+                self._control = Listener(
+                    "supervisor", self._key, self._tenants, self._tenants.greeted
+                )
                 await self._control.listen(f"unix:{self._run_dir}/control")
                 self._tenants.begin()
                 boot = Boot(

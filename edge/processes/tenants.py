@@ -5,6 +5,7 @@ alarm is due, gone when they have nothing to do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ log = logging.getLogger("holdfast.tenants")
 TENANTS_MAX: Final = 1024  # processes at once
 AGAIN_S: Final = 1.0  # until a process that died with alarms or clients is started anew
 LOOK_MAX_S: Final = 3600.0
+TELL_WAIT_S: Final = 5.0
 
 Start = Callable[[str], Awaitable[tuple[str, asyncio.Task[int]]]]
 """Starts the process of a tenant: (where it listens, a task that ends with its exit code)."""
@@ -38,6 +40,8 @@ class Tenants:
         self._directory = directory
         self._start = start
         self._places: dict[str, asyncio.Task[str]] = {}
+        self._links: set[Link] = set()
+        self._alarmed: set[str] = set()  # started for an alarm, of which an edge must know
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks = TaskOwner()
 
@@ -50,14 +54,23 @@ class Tenants:
     def opened(
         self, link: Link, stream: int, method: str, payload: msgspec.Raw, deadline_ms: int
     ) -> Answerer | None:
+        if method in ("running", "alarmed"):
+            told = self._places if method == "running" else self._alarmed
+            link.done(stream, w.encode(sorted(told)))
+            return None
         if method != "acquire":
             link.fail(stream, LinkError(f"no method {method[:40]!r}"))
             return None
         self._tasks.spawn(self._answer(link, stream, payload), name="acquire")
         return None
 
+    def greeted(self, link: Link) -> None:
+        """An edge is there."""
+        self._links.add(link)
+
     def lost(self, link: Link) -> None:
         """An edge asks again when it wants something."""
+        self._links.discard(link)
 
     async def _answer(self, link: Link, stream: int, payload: msgspec.Raw) -> None:
         try:
@@ -93,6 +106,7 @@ class Tenants:
     async def _ended(self, tenant: str, ended: asyncio.Task[int]) -> None:
         code = await asyncio.shield(ended)
         self._places.pop(tenant, None)
+        self._alarmed.discard(tenant)
         if code == 0:
             self._sleep(_due_of(self._directory / "tenants" / tenant_home(tenant)))
             return
@@ -112,7 +126,16 @@ class Tenants:
         if note.due_at is not None and note.due_at > clock.now_ms():
             self._sleep(note)
         elif note.tenant not in self._places:
-            self._tasks.spawn(self.acquire(note.tenant), name="tenant alarm")
+            self._tasks.spawn(self._alarm(note.tenant), name="tenant alarm")
+
+    async def _alarm(self, tenant: str) -> None:
+        """Start its process, and have one edge dial it: that one runs the handler."""
+        self._alarmed.add(tenant)
+        await self.acquire(tenant)
+        for link in tuple(self._links):
+            with contextlib.suppress(HoldfastError):
+                await link.call("alarmed", w.encode(tenant), within_s=TELL_WAIT_S)
+                return
 
     async def aclose(self) -> None:
         """Start no more."""

@@ -30,6 +30,41 @@ class _At:
         self.url = url
 
 
+APP = """
+import asyncio, pathlib, time
+from holdfast import Application
+
+HERE = pathlib.Path(__file__).parent
+app = Application()
+
+async def later(ms):
+    at_ms = int(time.time() * 1000) + ms
+    await app.alarm("run:a", "wake", at_ms=at_ms, payload=ms)
+
+@app.on_start
+async def start():
+    await later(1500)
+
+@app.on_alarm("wake")
+async def wake(alarm):
+    (HERE / "rung").touch()
+    while not (HERE / "go").exists():
+        await asyncio.sleep(0.01)
+    (HERE / "go").unlink()
+    await app.publish(alarm.scope, {
+        "kind": "patch", "eventId": f"rung-{alarm.payload}",
+        "entities": [{"key": "message:m1", "value": {"n": 1}}],
+    })
+    if not (HERE / "enough").exists():
+        await later(2 * alarm.payload)
+"""
+
+
+def said(server: ServerProcess, path: str = "") -> Any:
+    with urllib.request.urlopen(server.url + "/v1/actors" + path, timeout=20) as answer:
+        return json.load(answer)
+
+
 async def test_a_tenant_sleeps_and_wakes_under_its_clients(tmp_path: Path) -> None:
     flags = ("dev", "--placement", "tenant", "--tenant-idle-s", "0", "--idle-s", "0")
     with ServerProcess(tmp_path, *flags) as server:
@@ -142,3 +177,40 @@ def test_an_application_with_threads_is_not_forked(tmp_path: Path) -> None:
         seq, pid = write(server, "a", 1)
         assert (seq, is_forked(pid)) == (1, False)
         assert server.stop() == 0
+
+
+async def test_an_alarm_wakes_a_tenant_and_heartbeats_do_not(tmp_path: Path) -> None:
+    (tmp_path / "waker.py").write_text(APP)
+    flags = ("--placement", "tenant", "--edges", "1", "--tenant-idle-s", "0", "--idle-s", "0")
+    rung, go = tmp_path / "rung", tmp_path / "go"
+    with ServerProcess(tmp_path, "dev", "waker:app", *flags) as server:
+        at: Any = _At(server.url)
+        async with await Client.connect(at) as reader, asyncio.timeout(120):
+            await reader.send({"type": "sub", "scope": "run:a", "since": 0})
+            seen, slept = 0, False
+            while not slept:
+                while not rung.exists():
+                    await reader.send({"type": "ping", "t": 1})
+                    await reader.until("pong")
+                    await asyncio.sleep(0.01)  # a socket may send 200 control frames a second
+                found = await asyncio.to_thread(said, server, "/default/run:a")
+                assert found["state"] == "awake" and "alarm" in found["kept_by"]
+                (process,) = (await asyncio.to_thread(said, server))["processes"]
+                assert (process["tenant"], process["kept_by"]) == ("default", ["scopes"])
+                # Else it had not slept yet when the alarm was due: the next one is later.
+                slept = (found["woken_by"], process["woken_by"]) == ("alarm", "alarm")
+                rung.unlink()
+                if slept:
+                    (tmp_path / "enough").touch()
+                go.touch()
+                seen += 1
+                assert await reader.seqs(seen) == [seen], "under the same socket"
+            while server.children("actor"):
+                await reader.send({"type": "ping", "t": 1})
+                await reader.until("pong")
+                await asyncio.sleep(0.01)
+            found = await asyncio.to_thread(said, server, "/default/run:a")
+            assert (found["state"], found["process"]) == ("asleep", None)
+            assert (await asyncio.to_thread(said, server))["processes"] == []
+            assert server.children("actor") == [], "to ask wakes nobody"
+            assert not reader.socket.closed

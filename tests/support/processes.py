@@ -166,7 +166,13 @@ async def _by_tenant(
             return actor.boot.place
 
         boot = Boot("edge-0", config, mode, None, "", {}, key)
-        server, rings = make_edge(boot, application, kind=ProcessesServer, find=find)
+
+        async def running() -> list[str]:
+            return list(held)
+
+        server, rings = make_edge(
+            boot, application, kind=ProcessesServer, find=find, running=running
+        )
         assert isinstance(server, ProcessesServer)
         try:
             async with server:

@@ -19,6 +19,7 @@ from actors.lines import BadImport
 from actors.moment import At
 from actors.transfers import NotThere, Transfers
 from actors.types import Address, Draft
+from actors.wakes import Why
 from infra.errors import Busy, HoldfastError, NoBucket, StorageError, TryLater
 from infra.layout import NoBackup
 from infra.objects import StoreUnavailable
@@ -238,7 +239,7 @@ async def test_a_scope_that_was_made_at_the_last_moment_stays(
     async with running(plain(tmp_path / "data")) as host:
         file = await prepared(host, tmp_path)
 
-        async def awake(address: Address) -> None:
+        async def awake(address: Address, _why: object) -> None:
             await put(host, B, "first")
 
         with monkeypatch.context() as patched:
@@ -318,10 +319,10 @@ async def test_installing_leaves_the_file_where_it_fails(
 
         opening = host.open
 
-        def fail(address: Address, **options: Any) -> object:
+        def fail(address: Address, why: Why, **options: Any) -> object:
             if not file.exists():  # it is in its place
                 raise Busy("too many")
-            return opening(address, **options)
+            return opening(address, why, **options)
 
         with monkeypatch.context() as patched:
             patched.setattr(host, "open", fail)
