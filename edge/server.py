@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from socket import socket as OsSocket
 from typing import Any, Self
 
 import msgspec
@@ -80,7 +81,7 @@ class Server:
 
     def __init__(
         self, config: Config, application: Application, mode: Mode = "serve",
-        *, remote: RemotePort | None = None, shared_port: bool = False,
+        *, remote: RemotePort | None = None, listening: OsSocket | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.application = application
@@ -90,7 +91,7 @@ class Server:
         self.views: dict[str, Any] = dict(application.views)
         self.remote = remote  # the port into other processes, where scopes are not here
         self.other_edges: Callable[[], Awaitable[list[EdgeCounts]]] = _none
-        self._shared_port = shared_port
+        self._listening = listening  # None: it makes its own
         self._host: Host | None = None
         self.port: StatePort
         self.inspector: Inspector
@@ -169,11 +170,7 @@ class Server:
                 keepalive_timeout=75.0, logger=self._http_log,
             )  # fmt: skip
             await self._runner.setup()
-            site = web.TCPSite(
-                self._runner, self.config.host, self.config.port, backlog=BACKLOG,
-                reuse_address=True, reuse_port=self._shared_port or None,
-            )  # fmt: skip
-            await site.start()
+            await self._site(self._runner).start()
         except OSError as error:
             await self.stop()
             where = f"{self.config.host}:{self.config.port}"
@@ -186,6 +183,13 @@ class Server:
         self.info = ServerInfo(f"http://{shown}:{port}", host, port)
         self._tasks.spawn(self._tick_forever(), name="server-tick")
         return self.info
+
+    def _site(self, runner: web.AppRunner) -> web.BaseSite:
+        if self._listening is not None:
+            return web.SockSite(runner, self._listening, backlog=BACKLOG)
+        return web.TCPSite(
+            runner, self.config.host, self.config.port, backlog=BACKLOG, reuse_address=True
+        )
 
     async def _start_application(self) -> None:
         self.application.bind(_Bound(self))

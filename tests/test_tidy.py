@@ -62,6 +62,7 @@ SHELL: set[str] = {
     "edge/processes/running.py",
     "edge/processes/siblings.py",
     "edge/processes/edge.py",
+    "edge/processes/listeners.py",
     "edge/processes/boot.py",
     "edge/processes/children.py",
     "edge/processes/forkserver.py",

@@ -21,11 +21,14 @@ def command(as_json: bool) -> None:
 
     boot = read_boot()
     application = boot.application()
+
+    def ready(info: object) -> None:
+        announce(event="ready", info=info)
+
+    def leaving() -> None:
+        announce(event="leaving")
+
     run_loop(
         boot.config,
-        lambda: until_stopped(
-            lambda stop: serve_clients(
-                boot, application, stop, lambda info: announce(event="ready", info=info)
-            )
-        ),
+        lambda: until_stopped(lambda stop: serve_clients(boot, application, stop, ready, leaving)),
     )

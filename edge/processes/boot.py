@@ -36,6 +36,7 @@ class Boot(msgspec.Struct, frozen=True):
     control: str = ""  # where the supervisor listens, which starts tenants' processes
     tenant: str | None = None  # whose process this is
     edges: dict[str, str] = {}  # where each edge listens for the others, if there are others
+    listen_fd: int | None = None  # an edge's, inherited: the socket to accept clients from
 
     def application(self) -> Application:
         """The user's."""

@@ -64,6 +64,11 @@ class Spawned:
         await process.stdin.drain()
         return await process.stdout.readline()
 
+    async def hear(self) -> bytes:
+        """The next line it says; b"" at its end."""
+        assert self._process.stdout is not None
+        return await self._process.stdout.readline()
+
 
 async def spawn(role: str, held: tuple[int, ...]) -> Spawned:
     """`holdfast ROLE`, which keeps the descriptors `held`."""

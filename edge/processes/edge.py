@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,12 @@ def make_edge(
 
 
 async def serve_clients(
-    boot: Boot, application: Application, stop: asyncio.Event, ready: Callable[[ServerInfo], None]
-) -> None:
-    """Until `stop` is set."""
-    server, rings = make_edge(boot, application, shared_port=True)
+    boot: Boot, application: Application, stop: asyncio.Event, ready: Callable[[ServerInfo], None],
+    leaving: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
+    """Until `stop` is set; then it says that it accepts nobody any more."""
+    listening = None if boot.listen_fd is None else socket.socket(fileno=boot.listen_fd)
+    server, rings = make_edge(boot, application, listening=listening)
     siblings = Siblings(boot.name, boot.edges, boot.key, lambda: counts_of(server))
     rings.begin()
     try:
@@ -116,6 +119,7 @@ async def serve_clients(
                 server.other_edges = siblings.others
             ready(server.info)
             await stop.wait()
+            leaving()
     finally:
         await siblings.aclose()
         await rings.aclose()

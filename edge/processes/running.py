@@ -5,6 +5,7 @@ are there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -16,9 +17,10 @@ Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
 def announce(**members: object) -> None:
-    """One line on standard output."""
-    sys.stdout.buffer.write(msgspec.json.encode(members) + b"\n")
-    sys.stdout.buffer.flush()
+    """One line on standard output. Lost where the supervisor has gone."""
+    with contextlib.suppress(OSError):
+        sys.stdout.buffer.write(msgspec.json.encode(members) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 async def until_stopped(work: Work) -> None:

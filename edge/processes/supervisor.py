@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,8 @@ from actors.layout_stamp import claim_layout
 from edge.access import Mode
 from edge.config import Config
 from edge.processes.boot import Boot, encode_boot
-from edge.processes.children import ForkServer, Process, spawn
+from edge.processes.children import ForkServer, Process, Spawned, spawn
+from edge.processes.listeners import Listeners
 from edge.processes.tenants import Tenants
 from edge.server import ServerInfo
 from edge.serving import told_until
@@ -75,7 +75,7 @@ class Supervisor:
         self._run_dir = ""
         self._members: dict[str, str] = {}
         self._edges: dict[str, str] = {}
-        self._holder: socket.socket | None = None
+        self._listeners: Listeners | None = None
         self._tenants: Tenants | None = None
         self._control: Listener | None = None
         self._forks: ForkServer | None = None
@@ -106,8 +106,9 @@ class Supervisor:
                 self._forks = ForkServer(encode_boot(boot), (self._lock_fd,))
                 self._tasks.spawn(self._forks.keep(), name="fork server")
             await self._begin(actors)
-            self._config = msgspec.structs.replace(config, port=self._reserve())
             edges = [_Child("edge", f"edge-{number}") for number in range(config.edges)]
+            self._listeners = self._listen([edge.name for edge in edges])
+            self._config = msgspec.structs.replace(config, port=self._listeners.port)
             if len(edges) > 1:
                 self._edges = {edge.name: f"unix:{self._run_dir}/{edge.name}" for edge in edges}
             await self._begin(edges)
@@ -134,22 +135,14 @@ class Supervisor:
         except OSError as error:
             raise ConfigError(f"{directory}: {error.strerror}; choose another data_dir") from error
 
-    def _reserve(self) -> int:
-        """The port, which is held without listening, so that it stays ours while edges restart."""
+    def _listen(self, names: list[str]) -> Listeners:
+        """The port, which stays ours while edges restart."""
         config = self._config
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        holder = socket.socket(family, socket.SOCK_STREAM)
         try:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind((config.host, config.port))
+            return Listeners(config.host, config.port, names)
         except OSError as error:
-            holder.close()
             where = f"{config.host}:{config.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror}") from error
-        self._holder = holder
-        port: int = holder.getsockname()[1]
-        return port
 
     async def _start_tenant(self, tenant: str) -> tuple[str, asyncio.Task[int]]:
         child = _Child("actor", f"{tenant_home(tenant)}")
@@ -201,12 +194,17 @@ class Supervisor:
             delay_s = min(DELAY_S_MAX, delay_s * 2)
 
     async def _run(self, child: _Child) -> int:
+        if self._stopping:
+            return 0
+        listeners = self._listeners if child.role == "edge" else None
         process: Process | None = None
+        edge: Spawned | None = None
         if child.tenant is not None and self._forks is not None:
             process = await self._forks.fork()
+        # An edge writes to no ledger, and its clients may keep it for as long as it drains.
+        held = self._lock_fd if listeners is None else listeners.fileno(child.name)
         if process is None:
-            # An edge writes to no ledger, and its clients may keep it for as long as it drains.
-            process = await spawn(child.role, () if child.role == "edge" else (self._lock_fd,))
+            process = edge = await spawn(child.role, (held,))
         child.process = process
         members, control = self._members, ""
         if child.tenant is not None:
@@ -216,18 +214,26 @@ class Supervisor:
         boot = Boot(
             child.name if child.tenant is None else child.tenant, self._config, self._mode,
             self._target, str(Path.cwd()), members, self._key, control, child.tenant,
-            self._edges,
+            self._edges, listen_fd=None if listeners is None else held,
         )  # fmt: skip
         try:
             line = await process.greet(encode_boot(boot))
             if line and child.ready is not None and not child.ready.done():
                 child.ready.set_result(msgspec.json.decode(line))
+            if line and listeners is not None and edge is not None:
+                listeners.here(child.name)
+                await edge.hear()  # it stops, or has died
         except (OSError, msgspec.MsgspecError) as error:
             log.warning("process said nothing name=%s error=%s", child.name, error)
+        finally:
+            if listeners is not None:
+                listeners.away(child.name)
         return await process.wait()
 
     async def _stop(self) -> None:
         self._stopping = True
+        if self._listeners is not None:
+            self._listeners.close()
         if self._tenants is not None:
             await self._tenants.aclose()
         for role in ("edge", "actor"):
@@ -235,8 +241,6 @@ class Supervisor:
         await self._tasks.aclose()
         if self._control is not None:
             await self._control.aclose()
-        if self._holder is not None:
-            self._holder.close()
         if self._run_dir:
             shutil.rmtree(self._run_dir, ignore_errors=True)
         if self._lock_fd >= 0:

@@ -173,6 +173,20 @@ def test_a_supervised_server_survives_every_process_of_its(tmp_path: Path) -> No
             assert len(get(server.url + "/v1/scopes")["scopes"]) == len(SCOPES)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_client_is_refused_while_the_only_edge_is_away(tmp_path: Path, number: int) -> None:
+    with ServerProcess(tmp_path, "dev", "--edges", "1", "--actors", "1") as server:
+        (edge,) = server.children("edge")
+        os.kill(edge, number)
+        while edge in children_of(server.pid):
+            time.sleep(0.001)  # the supervisor is about to see it
+        assert get(server.url + "/healthz")  # once, and it is answered by the next
+        assert server.children("edge") != [edge]
+        assert server.stop() == 0
+        with pytest.raises(OSError):
+            get(server.url + "/healthz")
+
+
 def test_a_killed_supervisor_takes_its_processes_along(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, "dev", "--edges", "1", "--actors", "2") as server:
         assert server.publish("run:a", "message:m1", {"n": 1}) == 1
