@@ -52,6 +52,7 @@ class BatchPlan:
         self.notes: Notes = {}
         self._ledger = ledger
         self._dialect = dialect
+        self._plan = dialect.plan
         self._rows = rows
         self._window = window if window is not None else DedupeWindow([])
         self._counts = counts
@@ -77,7 +78,7 @@ class BatchPlan:
                 return self._ledger.recall(cause, seq)
             if draft.expect is not None and draft.expect != head:
                 return Rejected("conflict", f"expected head {draft.expect}, it is {head}")
-            planned = self._dialect.plan(draft, head + 1, self.at, overlay)
+            planned = self._plan(draft, head + 1, self.at, overlay)
             if self._materialize:
                 for entry in planned:
                     self._dialect.apply(overlay, entry)
@@ -97,8 +98,8 @@ class BatchPlan:
         overlay.accept()
         entries.extend(planned)
         if len(planned) == 1 and draft.outcome is None and cause:
-            causes[cause] = head + 1
-            return Appended(head + 1, head + 1)
+            causes[cause] = seq = head + 1
+            return Appended(seq, seq)
         return noted(draft, head, len(planned), causes, self.notes)
 
     def write(self, requests: list[Request], floor: int | None) -> Write | None:

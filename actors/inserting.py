@@ -20,8 +20,10 @@ _FULL_SQL = {n: _FULL + ",".join(["(?,?,?,?,?,?,?,?,?,?,?)"] * n) for n in _CHUN
 def insert_entries(db: Handle, entries: list[Entry]) -> None:
     """Insert all of them, in a transaction of the caller's."""
     slim = not any(
-        e.origin is not None or e.ref is not None or e.grp is not None or e.flags
-        or e.stamp1 is not None for e in entries
+        [
+            e.origin is not None or e.ref is not None or e.grp is not None or e.flags
+            or e.stamp1 is not None for e in entries
+        ]
     )  # fmt: skip
     texts = _SLIM_SQL if slim else _FULL_SQL
     done = 0

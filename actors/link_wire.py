@@ -43,13 +43,17 @@ class Limits(msgspec.Struct, array_like=True):
     joined: bool = False
 
 
+# cause, kind, body, size, data, origin, expect
+WireDraft = tuple[str, str, str, int, bytes | None, str | None, int | None]
+
+
 class Append(msgspec.Struct, array_like=True):
-    """`append`. A draft: [cause, kind, body, size, data, origin, expect]."""
+    """`append`."""
 
     tenant: str
     scope: str
     replicated: bool
-    drafts: list[tuple[str, str, str, int, bytes | None, str | None, int | None]]
+    drafts: list[WireDraft]
 
 
 class Ask(msgspec.Struct, array_like=True):
@@ -302,21 +306,19 @@ decode_plain = Decoding(Any)
 # -- drafts and outcomes -------------------------------------------------------------------------
 
 
-def wire_draft(
-    draft: Draft, cause: str
-) -> tuple[str, str, str, int, bytes | None, str | None, int | None]:
+def wire_draft(draft: Draft, cause: str) -> WireDraft:
     """Raises works.Unknown for data that cannot be sent."""
     data = works.encode_data(draft.data) if not draft.body and draft.data is not None else None
     return cause, draft.kind, draft.body, draft.size, data, draft.origin, draft.expect
 
 
-def draft_of(
-    sent: tuple[str, str, str, int, bytes | None, str | None, int | None],
-) -> Draft:
-    """Raises works.Unknown."""
-    cause, kind, body, size, data, origin, expect = sent
-    found = None if data is None else works.decode_data(data)
-    return Draft(cause, kind, body, size, found, origin, expect)
+def drafts_of(sent: list[WireDraft]) -> list[Draft]:
+    """See wire_draft. Raises works.Unknown."""
+    decode = works.decode_data
+    return [
+        Draft(cause, kind, body, size, None if data is None else decode(data), origin, expect)
+        for cause, kind, body, size, data, origin, expect in sent
+    ]
 
 
 def wire_outcome(outcome: Outcome, draft: Draft) -> WireAppended | WireDuplicate | WireRejected:

@@ -53,8 +53,7 @@ class Mailbox:
             raise Busy(message, retry_after_ms=BUSY_RETRY_MS)
         self._requests.append(request)
         self._drafts += len(drafts)
-        for draft in drafts:
-            self._bytes += draft.size
+        self._bytes += sum([draft.size for draft in drafts])
 
     def take(self) -> list[Request]:
         """The oldest requests, as many as one transaction should hold."""
@@ -65,8 +64,7 @@ class Mailbox:
             request = requests.popleft()
             taken.append(request)
             drafts += len(request.drafts)
-            for draft in request.drafts:
-                size += draft.size
+            size += sum([draft.size for draft in request.drafts])
         self._drafts -= drafts
         self._bytes -= size
         return taken

@@ -55,6 +55,7 @@ class Serving:
         self.host = host
         self.owns = owns
         self.links: set[Link] = set()
+        self._replies: dict[Link, _LinkReply] = {}
         self.inspection = Inspection(host)
         self.stopping = False
         self.linked = asyncio.Event()
@@ -99,6 +100,7 @@ class Serving:
 
     def lost(self, link: Link) -> None:
         self.links.discard(link)
+        self._replies.pop(link, None)
 
     def move(self, which: Callable[[Address], bool]) -> None:
         """Tell edges that these scopes are no longer here: they ask their owner from now on."""
@@ -160,10 +162,19 @@ class Serving:
     def _append(self, link: Link, stream: int, payload: msgspec.Raw) -> None:
         asked: w.Append = w.decode_append(payload)
         address = self.address(asked.tenant, asked.scope)
-        drafts = [w.draft_of(draft) for draft in asked.drafts]
+        drafts = w.drafts_of(asked.drafts)
         self.host.append(
-            address, drafts, _LinkReply(link), (stream, drafts), replicated=asked.replicated
+            address, drafts, self._reply_to(link), (stream, drafts), replicated=asked.replicated
         )
+
+    def _reply_to(self, link: Link) -> _LinkReply:
+        """One for each link: it is flushed once for all it answers in a turn."""
+        reply = self._replies.get(link)
+        if reply is None:
+            reply = _LinkReply(link)
+            if link in self.links:  # else it was lost, and nobody forgets the reply
+                self._replies[link] = reply
+        return reply
 
     def _subscribe(self, link: Link, stream: int, payload: msgspec.Raw) -> Answerer:
         asked: w.Ask = w.decode_ask(payload)

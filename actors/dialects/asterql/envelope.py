@@ -138,7 +138,8 @@ def _has_own_at(draft: Draft) -> bool:
     """
     if draft.data is None:
         text = draft.body
-        if '"at"' not in text and "\\u" not in text:  # the name, and any other way to write it
+        # The name, and any other way to write it: one character is found ten times as fast as two.
+        if '"at"' not in text and ("\\" not in text or "\\u" not in text):
             return False
         draft.data = decode_envelope("{" + text)
     return draft.data.at is not UNSET
