@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--peers", default=f"holdfast,{BASELINE},null", help=", ".join(PEERS))
     parser.add_argument("--loads", default=",".join(LOADS))
+    parser.add_argument("--baseline", default=BASELINE, help="the peer ratios are to")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one run of two seconds each")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of tables")
@@ -131,12 +132,12 @@ def main() -> int:
                     file.write(json.dumps(record) + "\n")
                     file.flush()
                     print(json.dumps(record), file=sys.stderr, flush=True)
-        summaries = list(ratios(records))
+        summaries = list(ratios(records, args.baseline))
         file.writelines(json.dumps(summary) + "\n" for summary in summaries)
     if args.json:
         print("\n".join(json.dumps(one) for one in (*records, *summaries)))
     else:
-        print("\n".join(tables(records)))
+        print("\n".join(tables(records, args.baseline)))
     print(f"bench: JSON lines in {out}", file=sys.stderr)
     return 1 if any("error" in record for record in records) else 0
 

@@ -120,6 +120,7 @@ async def w2(server: Server, ad: Any, o: Options) -> Row:
         "room_min": per_room[0],
         "room_max": per_room[-1],
         "srv_cpu_s_per_M": _per_million(m, n),
+        **m.per_million(n),
         **m.cores(),
     }
     await _close(*readers, *[w.ws for w in writers])

@@ -14,7 +14,15 @@ COLUMNS = {
     "W1": ["acks_s", "ack_p50_ms", "ack_p99_ms", "srv_cpu_s_per_M"],
     "W1m": ["acks_s", "ack_p50_ms", "ack_p99_ms", "srv_cpu_s_per_M"],
     "W1s": ["acks_s", "deliv_s", "deliv_missing", "ack_p50_ms", "srv_cpu_s_per_M"],
-    "W2": ["acks_s", "ack_p50_ms", "ack_p99_ms", "deliv_missing", "srv_cpu_s_per_M"],
+    "W2": [
+        "acks_s",
+        "ack_p50_ms",
+        "ack_p99_ms",
+        "deliv_missing",
+        "srv_cpu_s_per_M",
+        "edge_cpu_s_per_M",
+        "actor_cpu_s_per_M",
+    ],
     "W3": ["p50_ms", "p99_ms", "ack_p50_ms", "deliv_missing", "srv_cpu_s_per_Mdeliv"],
     "W4": ["srv_cpu_s_per_Mdeliv", "p50_ms", "p99_ms", "deliv_missing"],
     "W4x": ["deliv_s", "msgs_s", "deliv_missing", "srv_cpu_s_per_Mdeliv"],
@@ -26,14 +34,14 @@ COLUMNS = {
 _NO_RATIO = {"deliv_missing", "alive", "fds"}
 
 
-def tables(records: Iterable[Record]) -> Iterator[str]:
+def tables(records: Iterable[Record], baseline: str = BASELINE) -> Iterator[str]:
     """One Markdown table per workload, in the order of COLUMNS."""
     by_load: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         by_load[record["load"]][record["peer"]].append(record)
     for load, columns in COLUMNS.items():
         if load in by_load:
-            yield "\n".join(_table(load, columns, by_load[load]))
+            yield "\n".join(_table(load, columns, by_load[load], baseline))
 
 
 def ratios(records: Iterable[Record], baseline: str = BASELINE) -> Iterator[Record]:
@@ -56,18 +64,20 @@ def ratios(records: Iterable[Record], baseline: str = BASELINE) -> Iterator[Reco
         }
 
 
-def _table(load: str, columns: list[str], peers: dict[str, list[Record]]) -> Iterator[str]:
+def _table(
+    load: str, columns: list[str], peers: dict[str, list[Record]], baseline: str
+) -> Iterator[str]:
     yield f"### {load}"
     yield ""
     yield "| peer | runs | " + " | ".join(columns) + " | other cores |"
     yield "|" + "---|" * (len(columns) + 3)
-    base = [record for record in peers.get(BASELINE, []) if "error" not in record]
+    base = [record for record in peers.get(baseline, []) if "error" not in record]
     for peer, found in peers.items():
         good = [record for record in found if "error" not in record]
         if not good:
             yield f"| {peer} | 0 | {found[0]['error'][:120]} |"
             continue
-        cells = [_cell(good, [] if peer == BASELINE else base, column) for column in columns]
+        cells = [_cell(good, [] if peer == baseline else base, column) for column in columns]
         others = _median(good, "other_cores")
         cells.append("-" if others is None else _number(others))
         yield f"| {peer} | {len(good)} | " + " | ".join(cells) + " |"

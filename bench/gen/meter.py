@@ -27,14 +27,22 @@ def tree(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """User and system seconds of the tree so far."""
-    ticks = 0
+    return sum(cpu_by_role(pid).values())
+
+
+def cpu_by_role(pid: int) -> dict[str, float]:
+    """The same of each kind of process: `edge`, `actor`, and `server` for whatever is neither."""
+    found: dict[str, float] = {}
     for one in tree(pid):
         try:
             fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            words = Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS
+        last = words[-2].decode(errors="replace") if len(words) > 1 else ""
+        role = last if last in ("edge", "actor") else "server"
+        found[role] = found.get(role, 0.0) + (int(fields[11]) + int(fields[12])) / TICKS
+    return found
 
 
 def rss_kib(pid: int) -> tuple[int, int]:
@@ -66,19 +74,32 @@ class Meter:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.wall = self.server = self.generator = self.other = 0.0
+        self.roles: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        self._cpu, self._wall = cpu_s(self.pid), time.perf_counter()
+        self._cpu, self._wall = cpu_by_role(self.pid), time.perf_counter()
         self._own, self._busy = time.process_time(), busy_s()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.wall = time.perf_counter() - self._wall
-        self.server = cpu_s(self.pid) - self._cpu
+        now = cpu_by_role(self.pid)
+        self.roles = {role: now[role] - self._cpu.get(role, 0.0) for role in now}
+        self.server = sum(self.roles.values())
         self.generator = time.process_time() - self._own
         # What anything else on the machine used, kernel work not charged to us included.
         rest = busy_s() - self._busy - self.server - self.generator
         self.other = max(0.0, rest / self.wall)
+
+    def per_million(self, count: int) -> dict[str, float]:
+        """CPU seconds of edges and of actor processes for a million of what was counted."""
+        if not count or "edge" not in self.roles:
+            return {}
+        return {
+            f"{role}_cpu_s_per_M": self.roles[role] / count * 1e6
+            for role in ("edge", "actor")
+            if role in self.roles
+        }
 
     def cores(self) -> dict[str, float]:
         """The columns every record carries."""
