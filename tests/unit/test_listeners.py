@@ -83,6 +83,21 @@ def test_after_the_end_all_are_refused(listeners: Listeners) -> None:
     edge.socket.close()
 
 
+def test_an_address_of_ipv6_takes_that_alone() -> None:
+    try:
+        listeners = Listeners("::", 0, ["edge-0"])
+    except OSError:
+        pytest.skip("no IPv6 here")
+    fd = listeners.fileno("edge-0")
+    with socket.fromfd(fd, socket.AF_INET6, socket.SOCK_STREAM) as edge:
+        edge.listen(8)
+        with socket.create_connection(("::1", listeners.port), 5):
+            pass
+        with pytest.raises(ConnectionRefusedError):
+            connect(listeners)
+    listeners.close()
+
+
 def test_a_port_of_somebody_else_is_refused(listeners: Listeners) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
