@@ -17,6 +17,7 @@ from aiohttp import ClientSession
 from tests.support.app import PATIENCE_S
 from tests.support.para import Feed, Json
 from tests.support.process import ServerProcess, sockets_held
+from tests.support.rtc import Peer
 
 pytestmark = pytest.mark.e2e
 
@@ -25,11 +26,11 @@ SOCKETS = 16
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    flags = ("serve", "app:app", "--edges", "2", "--actors", "2")
-    server = ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT="hash")
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     (tmp_path / "app.py").write_text(PARA)
-    with server:
+    what = "app:app" if "para" in request.node.name else "--insecure"
+    flags = ("serve", what, "--edges", "2", "--actors", "2")
+    with ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT="hash") as server:
         yield server
 
 
@@ -94,3 +95,75 @@ async def test_para_peers_of_all_edges(server: ServerProcess) -> None:
         for peers in everybody:
             if peers not in dead:
                 await peers.until(names)
+
+
+class Member:
+    """One session of a room, and which others it has been told of, with what they point at."""
+
+    def __init__(self, peer: Peer, state: Json) -> None:
+        self.peer = peer
+        self.ignored = ""
+        self.others = {one["sessionId"]: one["presence"] for one in state["members"]}
+        self.others.pop(peer.session)
+
+    async def until(self, others: Json) -> None:
+        """Read on until these are there, pointing at these, apart from itself."""
+        others = {name: state for name, state in others.items() if name != self.peer.session}
+        while {n: state for n, state in self.others.items() if n != self.ignored} != others:
+            frame = await self.peer.frame()
+            assert frame["mtype"] in ("members", "presence"), frame
+            self._hear(frame)
+
+    async def alive(self) -> bool:
+        """Whether its edge still answers."""
+        with contextlib.suppress(ConnectionError):
+            await self.peer.send({"mtype": "heartbeat"})
+        while (frame := await self.peer.frame())["mtype"] not in ("heartbeat", "closed"):
+            self._hear(frame)
+        return bool(frame["mtype"] == "heartbeat")
+
+    def _hear(self, frame: Json) -> None:
+        if frame["mtype"] == "presence":
+            self.others[frame["sessionId"]] = frame["state"]
+            return
+        for one in frame["joined"]:
+            self.others[one["sessionId"]] = None
+        for session in frame["left"]:
+            del self.others[session]
+
+
+async def test_members_of_a_room_on_all_edges(server: ServerProcess) -> None:
+    edges = server.children("edge")
+    before = {edge: sockets_held(edge) for edge in edges}
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(4 * PATIENCE_S):
+        everybody: list[Member] = []
+        points: Json = {}
+        for number in range(SOCKETS):
+            peer = await Peer.connect(server.url, f"s{number}")
+            await stack.enter_async_context(peer)
+            points[peer.session] = {"at": number}
+            state = await peer.join(presence=points[peer.session])
+            assert {one["sessionId"] for one in state["members"]} == set(points), "all at once"
+            everybody.append(Member(peer, state))
+        assert all(sockets_held(edge) > held for edge, held in before.items())
+        for member in everybody:
+            await member.until(points)
+
+        gone = everybody.pop()
+        await gone.peer.send({"mtype": "leave"})
+        del points[gone.peer.session]
+        lost = everybody.pop()
+        await lost.peer.socket.close()
+        points[lost.peer.session] = None
+        for member in everybody:
+            await member.until(points)
+
+        os.kill(edges[0], signal.SIGKILL)
+        dead = {member for member in everybody if not await member.alive()}
+        assert 0 < len(dead) < len(everybody)
+        for session in (lost.peer.session, *(member.peer.session for member in dead)):
+            del points[session]
+        for member in everybody:
+            if member not in dead:
+                member.ignored = lost.peer.session  # its edge may be the one, or not
+                await member.until(points)

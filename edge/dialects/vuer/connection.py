@@ -249,20 +249,21 @@ class RtcConnection:
         fresh = False
         if self._place.feed is None:
             if not await self.server.may(self._user, self.address, "join"):
-                self._turn_away("forbidden", "no access to this room")
+                self.turn_away("forbidden", "no access to this room")
                 return
             await self.server.journal.start()
             try:
                 owner = await self.server.journal.repository.owner(self.address, self.session_id)
+                await self.server.meet(self.address)
                 if self.over():  # a newer socket may have the session by now
                     return
                 if owner not in (None, self._mark):
-                    self._turn_away("session_taken", "this session is another user's")
+                    self.turn_away("session_taken", "this session is another user's")
                     return
                 fresh = self.server.enter(self)
                 feed = await self.server.feeds.join(self.address)
             except ProtocolError as error:
-                self._turn_away(error.code, str(error))
+                self.turn_away(error.code, str(error))
                 return
             except HoldfastError as error:
                 self.tell(f.error(f.wire_code(error.code), str(error), retry_after_ms=1000))
@@ -279,7 +280,8 @@ class RtcConnection:
         if frame.presence is not None:
             self.server.present(self, frame.presence)
 
-    def _turn_away(self, code: str, message: str) -> None:
+    def turn_away(self, code: str, message: str) -> None:
+        """Say why this client may not be here, and close."""
         self.tell(f.error(code, message))
         self.end(FORBIDDEN, message)
 

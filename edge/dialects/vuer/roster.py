@@ -3,9 +3,10 @@
 A session belongs to one user for as long as it is known here: from its join until it leaves, or
 MEMBER_TTL_S after its socket is gone. The newest socket of a session wins; another user's is
 refused. Presence is the last state a session has sent, told to the others at most once in
-PRESENCE_EVERY_S.
+PRESENCE_EVERY_S. Members whose sockets other processes have are `elsewhere`: those say when they
+go.
 
-Always true: a member without a holder has `gone_at`; a held one has not.
+Always true: a member without a holder has `gone_at` or is elsewhere; a held one neither.
 """
 
 from __future__ import annotations
@@ -37,13 +38,17 @@ class SessionTaken(ProtocolError):
 
 
 class _Member(Generic[H]):
-    __slots__ = ("due", "gone_at", "holder", "listed", "sent_at", "state", "told", "unsent", "user")
+    __slots__ = (
+        "due", "elsewhere", "gone_at", "holder", "listed", "sent_at", "state", "told", "unsent",
+        "user",
+    )  # fmt: skip
 
     def __init__(self, user: str, state: MemberState) -> None:
         self.user = user
         self.state = state
         self.holder: H | None = None
         self.gone_at: float | None = None
+        self.elsewhere = False
         self.listed = True
         self.told: Any = None  # presence as the others know it
         self.unsent: Any = None
@@ -95,7 +100,7 @@ class Roster(Generic[H]):
         elif member.user != user:
             raise SessionTaken("this session is another user's")
         previous, member.holder = member.holder, holder
-        member.gone_at = None
+        member.gone_at, member.elsewhere = None, False
         fresh, member.listed = fresh or not member.listed, True
         member.state = msgspec.structs.replace(member.state, last_seen=at, connected=True)
         return (None if previous is holder else previous), fresh
@@ -149,6 +154,54 @@ class Roster(Generic[H]):
         for session in left:
             del self._members[session]
         return left
+
+    # -- in other processes ------------------------------------------------------------------------
+
+    @property
+    def any_here(self) -> bool:
+        """Whether a session is this process's."""
+        return any(not member.elsewhere for member in self._members.values())
+
+    def here(self) -> list[tuple[str, MemberState, bool]]:
+        """This process's: (user, member, whether it is on the list)."""
+        members = self._members.values()
+        return [(m.user, m.state, m.listed) for m in members if not m.elsewhere]
+
+    def elsewhere(
+        self, user: str, state: MemberState, *, listed: bool
+    ) -> tuple[H | None, bool]:  # fmt: skip
+        """Another process has the session: (the holder that had it here, whether it is new on the
+        list).
+        """
+        member = self._members.get(state.session_id)
+        known = member is not None and member.listed
+        if member is None:
+            member = self._members[state.session_id] = _Member(user, state)
+        holder, member.holder = member.holder, None
+        member.gone_at, member.elsewhere, member.due = None, True, False
+        member.user, member.state, member.listed = user, state, listed
+        return holder, listed and not known
+
+    def left_elsewhere(self, session: str) -> bool:
+        """That process has it no more; whether it was on the list."""
+        member = self._members.get(session)
+        if member is None or not member.elsewhere:
+            return False
+        del self._members[session]
+        return member.listed
+
+    def told(self, session: str) -> Any:
+        """What the others know the session to point at."""
+        member = self._members.get(session)
+        return None if member is None else member.told
+
+    def points_elsewhere(self, session: str, state: Any) -> bool:
+        """What such a member points at; whether that is new."""
+        member = self._members.get(session)
+        if member is None or not member.elsewhere or member.told == state:
+            return False
+        member.told = state
+        return True
 
     # -- presence ----------------------------------------------------------------------------------
 

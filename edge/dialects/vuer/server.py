@@ -11,6 +11,7 @@ may only say True. Without one everybody may join and write, and nobody undo wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,6 +20,7 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
+from actors.ephemeral import Ephemera, Line, Party
 from actors.types import Address, Batch
 from edge.auth import Principal
 from edge.dialects.vuer import frames as f
@@ -26,17 +28,18 @@ from edge.dialects.vuer.actor_broker import ActorBroker
 from edge.dialects.vuer.allowances import Allowances
 from edge.dialects.vuer.broker import InMemoryBroker, RoomBroker
 from edge.dialects.vuer.connection import REPLACED, RtcConnection
+from edge.dialects.vuer.elsewhere import Elsewhere, Shared, tell_cleared
 from edge.dialects.vuer.feed import RoomFeed
 from edge.dialects.vuer.journal import JournalService
 from edge.dialects.vuer.relay import BrokerTaps
 from edge.dialects.vuer.rooms import TENANT, room_address, room_of
-from edge.dialects.vuer.roster import Roster
+from edge.dialects.vuer.roster import Roster, SessionTaken
 from edge.feed import Feeds
 from edge.sending import CallableSink, Send
 from edge.wire import Frames
 from infra import clock
 from infra import limits as house
-from infra.errors import AuthError
+from infra.errors import AuthError, ProtocolError
 from infra.tasks import TaskOwner
 
 log = logging.getLogger("holdfast.vuer")
@@ -62,6 +65,7 @@ class RTCServer:
         self.connections: set[RtcConnection] = set()
         self._authorize = authorize
         self._rosters: dict[Address, Roster[RtcConnection]] = {}
+        self._elsewhere: dict[Address, Elsewhere] = {}
         self._allowances = Allowances()
         self._tasks = TaskOwner()
         self._relay: BrokerTaps | None = None
@@ -69,7 +73,9 @@ class RTCServer:
         self._closed = False
         if isinstance(self.broker, ActorBroker):
             taps: Any = self.broker.port
+            self._ephemeral: Callable[[Address, Party], Line] = self.broker.port.ephemeral
         else:
+            self._ephemeral = Ephemera("", now_ms).open  # nobody else is in it
             taps = self._relay = BrokerTaps(self.broker, self.journal.repository)
         self.feeds = Feeds(taps, _unused, RoomFeed)
 
@@ -86,6 +92,8 @@ class RTCServer:
         self._closed = True
         for connection in list(self.connections):
             connection.end(GOING_AWAY, "going away")
+        for elsewhere in self._elsewhere.values():
+            elsewhere.line.close()
         await self._tasks.aclose()
         if self._relay is not None:
             await self._relay.aclose()
@@ -182,41 +190,70 @@ class RTCServer:
         """
         address = self.address(room_id, tenant)
         await self.journal.start()
-        if (roster := self._rosters.get(address)) is not None:
-            roster.empty()
+        tell_cleared(address, self._ephemeral)
         # Members first: the `state` that the clear brings to each socket lists none.
         key = _key(address)
-        for session in await self.broker.get_members(key):
-            await self.broker.remove_member(key, session)
+        await self._forget_members(key)
         if not isinstance(self.broker, ActorBroker):  # whose rooms are the repository's
             await self.broker.clear_room(key)
         await self.journal.repository.clear(address)
 
     # -- members -----------------------------------------------------------------------------------
 
+    async def meet(self, address: Address) -> None:
+        """Hear who is in the room over other edges, as far as that can be known soon."""
+        elsewhere = self._meeting(address)
+        elsewhere.waiting += 1
+        try:
+            await elsewhere.line.settled()
+        finally:
+            elsewhere.waiting -= 1
+
     def enter(self, connection: RtcConnection) -> bool:
         """Make the connection its session's; whether the session is new. Raises ProtocolError."""
-        roster = self._rosters.setdefault(connection.address, Roster())
+        address = connection.address
+        self._meeting(address)
+        roster = self._rosters[address]
         try:
             replaced, fresh = roster.join(
                 connection.session_id, connection.user_id, connection, self.now_ms()
             )
-        finally:
-            if not roster:
-                del self._rosters[connection.address]
+            self._mirror(connection)
+        except ProtocolError:
+            roster.leave(connection.session_id, connection)
+            self._tidy(address)
+            raise
+        pointed = roster.told(connection.session_id)
+        if pointed is not None:  # over another edge, until now
+            self._elsewhere[address].presence(connection.user_id, connection.session_id, pointed)
         if replaced is not None:
             replaced.end(REPLACED, "this session was joined elsewhere")
-        self._mirror(connection)
         return fresh
+
+    def _meeting(self, address: Address) -> Elsewhere:
+        self._rosters.setdefault(address, Roster())
+        if address not in self._elsewhere:
+            self._elsewhere[address] = Elsewhere(self, address, self._ephemeral)
+        return self._elsewhere[address]
+
+    def _tidy(self, address: Address) -> None:
+        """Follow a room no longer in which nobody of this edge is."""
+        roster, elsewhere = self._rosters.get(address), self._elsewhere.get(address)
+        if roster is None or elsewhere is None or roster.any_here or elsewhere.waiting:
+            return
+        del self._rosters[address], self._elsewhere[address]
+        elsewhere.line.close()
+        for state in roster.states():
+            self.spawn(self.broker.remove_member(_key(address), state.session_id), "member")
 
     def gone(self, connection: RtcConnection) -> None:
         """The socket has ended; its member is kept for a while."""
         roster = self._rosters.get(connection.address)
         session = connection.session_id
         if roster is not None and roster.gone(session, connection, self.monotonic()):
-            self._mirror(connection)
+            self._update(connection)
             if roster.hide(session):
-                self._tell_presence_of(connection.address, session, None)
+                self._point(connection, None)
 
     def leave(self, connection: RtcConnection) -> None:
         """The session has said goodbye."""
@@ -231,7 +268,7 @@ class RTCServer:
             connection.session_id, connection, vector_clock, self.now_ms()
         )
         if found:
-            self._mirror(connection)
+            self._update(connection)
             if found[1]:
                 self.tell_joined(connection)
 
@@ -240,9 +277,8 @@ class RTCServer:
         states = await self.broker.get_members(_key(connection.address))
         roster = self._rosters.get(connection.address)
         presences = {} if roster is None else roster.presences()
-        own = None if roster is None else roster.state(connection.session_id)
-        if own is not None:
-            states[connection.session_id] = own
+        for state in () if roster is None else roster.states():
+            states[state.session_id] = state
         return [
             {**msgspec.to_builtins(state), "presence": presences.get(session)}
             for session, state in states.items()
@@ -258,18 +294,25 @@ class RTCServer:
 
     def _left(self, address: Address, sessions: list[str]) -> None:
         self._tell(address, {"mtype": "members", "joined": [], "left": sessions})
-        if not self._rosters.get(address):
-            self._rosters.pop(address, None)
         for session in sessions:
+            if (elsewhere := self._elsewhere.get(address)) is not None:
+                elsewhere.left(session)
             self.spawn(self.broker.remove_member(_key(address), session), "member")
+        self._tidy(address)
+
+    def _update(self, connection: RtcConnection) -> None:
+        """Its member has changed."""
+        with contextlib.suppress(SessionTaken):  # the edge that has it tells this one soon
+            self._mirror(connection)
 
     def _mirror(self, connection: RtcConnection) -> None:
-        """Have the broker know what the roster knows."""
+        """Have the broker and the other edges know what the roster knows. Raises SessionTaken."""
         roster = self._rosters.get(connection.address)
         state = None if roster is None else roster.state(connection.session_id)
         if state is not None:
             work = self.broker.set_member(_key(connection.address), connection.session_id, state)
             self.spawn(work, "member")
+            self._elsewhere[connection.address].member(connection.user_id, state)
 
     def _tell(
         self, address: Address, frame: dict[str, Any], *, but: RtcConnection | None = None
@@ -309,7 +352,14 @@ class RTCServer:
             return
         due, state = roster.tell(connection.session_id, self.monotonic())
         if due:
-            self._tell_presence_of(connection.address, connection.session_id, state)
+            self._point(connection, state)
+
+    def _point(self, connection: RtcConnection, state: Any) -> None:
+        """Have everybody see what the connection's session points at."""
+        session = connection.session_id
+        self._tell_presence_of(connection.address, session, state)
+        if (elsewhere := self._elsewhere.get(connection.address)) is not None:
+            elsewhere.presence(connection.user_id, session, state)
 
     def _tell_presence_of(self, address: Address, session: str, state: Any) -> None:
         shared: dict[f.Format, Frames] = {}
@@ -319,6 +369,64 @@ class RTCServer:
                 if other.format not in shared:
                     shared[other.format] = Frames([other.format.encode(frame)])
                 other.show(session, state, shared[other.format])
+
+    # -- other edges (edge.dialects.vuer.elsewhere.Rooms) ------------------------------------------
+
+    def member_elsewhere(self, address: Address, user: str, shared: Shared) -> None:
+        """A member of another edge; where it was ours, the newest socket has it."""
+        roster = self._rosters.get(address)
+        if roster is None:
+            return
+        state = shared.state
+        held = roster.holder(state.session_id)
+        if held is not None and held.user_id == user and not state.connected:
+            self._update(held)  # its socket there is gone: the one here has been there since
+            return
+        held, fresh = roster.elsewhere(user, state, listed=shared.listed)
+        if (elsewhere := self._elsewhere.get(address)) is not None:
+            elsewhere.presence(user, state.session_id, None)  # where it was ours
+        if shared.listed:
+            self.spawn(self.broker.set_member(_key(address), state.session_id, state), "member")
+        if held is not None and held.user_id == user:
+            held.end(REPLACED, "this session was joined elsewhere")
+        elif held is not None:
+            held.turn_away("session_taken", "this session is another user's")
+        if fresh:
+            self._tell(address, {"mtype": "members", "joined": [state], "left": []})
+        self._tidy(address)
+
+    def left_elsewhere(self, address: Address, session: str) -> None:
+        """A member of another edge has left, or that edge is lost."""
+        roster = self._rosters.get(address)
+        if roster is not None and roster.left_elsewhere(session):
+            self._tell(address, {"mtype": "members", "joined": [], "left": [session]})
+            self.spawn(self.broker.remove_member(_key(address), session), "member")
+
+    def presence_elsewhere(self, address: Address, session: str, state: Any) -> None:
+        """What a member of another edge points at."""
+        roster = self._rosters.get(address)
+        if roster is not None and roster.points_elsewhere(session, state):
+            self._tell_presence_of(address, session, state)
+
+    def cleared_elsewhere(self, address: Address) -> None:
+        """The room begins anew: nobody is a member, here or elsewhere."""
+        roster, elsewhere = self._rosters.get(address), self._elsewhere.get(address)
+        if roster is None or elsewhere is None:
+            return
+        before = {state.session_id for _, state, _ in roster.here()}
+        roster.empty()
+        for user, state, listed in roster.here():
+            before.discard(state.session_id)
+            elsewhere.presence(user, state.session_id, None)
+            elsewhere.member(user, state, listed=listed)
+        for session in before:
+            elsewhere.left(session)
+        self.spawn(self._forget_members(_key(address)), "members")
+        self._tidy(address)
+
+    async def _forget_members(self, key: str) -> None:
+        for session in await self.broker.get_members(key):
+            await self.broker.remove_member(key, session)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -337,6 +445,7 @@ class RTCServer:
             left = roster.expire(now)
             if left:
                 self._left(address, left)
+            self._tidy(address)
 
 
 def _key(address: Address) -> str:
