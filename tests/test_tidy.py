@@ -83,6 +83,7 @@ SHELL: set[str] = {
     "actors/followed.py",
     "actors/ephemeral_remote.py",
     "actors/alarms.py",
+    "actors/transfer_links.py",
     "actors/hosts_attendance.py",
     "actors/attendance.py",
     "actors/attendance_links.py",
