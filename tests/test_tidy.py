@@ -71,6 +71,8 @@ SHELL: set[str] = {
     "actors/serving.py",
     "actors/handing.py",
     "actors/hosts_port.py",
+    "actors/first_day.py",
+    "actors/hosts_alarms.py",
     "actors/hosts_admin.py",
     "actors/routed.py",
     "edge/cli/hosts.py",

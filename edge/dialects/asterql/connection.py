@@ -287,8 +287,13 @@ class Connection:
         try:
             feed = await self._env.feeds.join(address)
             if frame.since is not None and frame.since > feed.bounds.head:
-                # Another edge may have heard of it before this one: the scope itself knows.
-                bounds = await self._env.port.bounds(address)
+                # Another edge may have heard of it before this one: the scope itself knows. It is
+                # asked for what follows, as a host that was away would not know itself.
+                page = await self._env.port.read(
+                    address, frame.since, entries_max=1, bytes_max=limits.PAGE_BYTES_MAX,
+                    joined=False,
+                )  # fmt: skip
+                bounds = page.bounds
         except HoldfastError as error:
             if feed is not None:
                 self._env.feeds.leave(feed, None)
