@@ -188,7 +188,12 @@ class Server:
         if self._listening is not None:
             return web.SockSite(runner, self._listening, backlog=BACKLOG)
         return web.TCPSite(
-            runner, self.config.host, self.config.port, backlog=BACKLOG, reuse_address=True
+            runner,
+            self.config.host,
+            self.config.port,
+            backlog=BACKLOG,
+            reuse_address=True,
+            reuse_port=self.config.reuse_port or None,
         )
 
     async def _start_application(self) -> None:

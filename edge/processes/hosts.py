@@ -35,7 +35,7 @@ def make_host(config: Config, application: Application, mode: Mode) -> Server:
         listen=config.link_listen, join=lambda place: placement_of(config, place),
         tls=_tls(config),
     )  # fmt: skip
-    server = Server(config, application, mode, remote=port, shared_port=config.reuse_port)
+    server = Server(config, application, mode, remote=port)
 
     async def ring(
         address: Address, name: str, due_at: int, payload: str | None, attempt: int
