@@ -46,7 +46,9 @@ async def running(
         config.setdefault("token_keys", (KEY,))
     settings = Config(port=0, data_dir=str(directory), drain_timeout_s=2.0, **config)
     if processes.MODE:
-        async with processes.several(settings, app or Application(), mode) as several:
+        by_tenant = processes.MODE == "tenant"
+        given = app or Application()
+        async with processes.several(settings, given, mode, by_tenant=by_tenant) as several:
             yield several
         return
     async with Server(settings, app or Application(), mode) as server:

@@ -115,15 +115,15 @@ class ProcessesServer(Server):
 
 @asynccontextmanager
 async def several(
-    config: Config, application: Application, mode: Mode
+    config: Config, application: Application, mode: Mode, *, by_tenant: bool = False
 ) -> AsyncIterator[ProcessesServer]:
-    """A started edge in this process, over ACTORS actor processes."""
+    """A started edge in this process, over ACTORS actor processes or one for each tenant."""
     names = [f"actor-{number}" for number in range(ACTORS)]
     Path(config.data_dir).mkdir(parents=True, exist_ok=True)
-    claim_layout(Path(config.data_dir), MODE if MODE == "tenant" else str(ACTORS))
-    if MODE == "tenant":
-        async with _by_tenant(config, application, mode) as by_tenant:
-            yield by_tenant
+    claim_layout(Path(config.data_dir), "tenant" if by_tenant else str(ACTORS))
+    if by_tenant:
+        async with _by_tenant(config, application, mode) as tenants:
+            yield tenants
         return
     with tempfile.TemporaryDirectory(prefix="hf-") as place:
         members = {name: f"unix:{place}/{name}" for name in names}
