@@ -215,6 +215,11 @@ class Ephemera:
         if room is not None and not room.lines:
             del self._rooms[address]
 
+    @property
+    def shared(self) -> bool:
+        """Whether parties would hear no more of each other without this process."""
+        return any(len(room.lines) > 1 for room in self._rooms.values())
+
     def lines_in(self, address: Address) -> int:
         """How many parties there are."""
         room = self._rooms.get(address)

@@ -2,7 +2,8 @@
 once, and one stream a scope leads to the process that has it, which tells the other edges.
 
 When a link ends its process takes back what this one kept, and here what came over it stands for a
-while: until it is told again, or ABSENT_S have passed. A stream asks for no process to be started.
+while: until it is told again, or ABSENT_S have passed. A tenant's process is started for it only
+where there are other edges.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class RemoteEphemera:
         self.absent_s, self.return_s, self.linger_s = absent_s, return_s, linger_s
         self.ephemera = Ephemera(ids.new_id(), clock.now_ms)
         self.closed = False
+        self.wakes = False  # there are other edges, and a process for each tenant
         self.tasks = TaskOwner()
         self._uplinks: dict[Address, Uplink] = {}
 
@@ -57,6 +59,8 @@ class RemoteEphemera:
         if uplink is None:
             uplink = self._uplinks[address] = Uplink(self, address)
             uplink.look()
+            if self.wakes and not uplink.joined:
+                self.port.tenant(address.tenant).wake()
         uplink.entered()
         line.wait, line.on_close = uplink.settled, uplink.parted
         return line
@@ -65,6 +69,13 @@ class RemoteEphemera:
         """A link is there (again), or scopes have moved: speak where each scope is."""
         for uplink in list(self._uplinks.values()):
             uplink.look()
+
+    def awake(self, tenant: str) -> None:
+        """The tenant's process was started: another edge may speak over it."""
+        for address, uplink in self._uplinks.items():
+            if address.tenant == tenant and not uplink.joined:
+                self.port.tenant(tenant).wake()
+                return
 
     def drop(self, uplink: Uplink) -> None:
         """Nobody is there any more."""
@@ -136,6 +147,11 @@ class Uplink(Exchange):
         self.send = stream.send
         self.begin()
         self._flush()
+
+    @property
+    def joined(self) -> bool:
+        """Whether there is a stream."""
+        return self._stream is not None
 
     def _leave(self) -> None:
         stream, self._stream = self._stream, None

@@ -12,7 +12,8 @@ from aiohttp import web
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.kinds import reserved_kind
 from actors.moment import parse_at
-from actors.transfers import Format, Made, Transferring
+from actors.scope import Scope
+from actors.transfers import Format, Transfers
 from actors.types import Address
 from edge.admin import address_asked, require_admin
 from edge.problems import Problem
@@ -54,7 +55,7 @@ async def _fork(request: web.Request) -> web.Response:
     except ConfigError as error:
         raise Problem("bad_params", f"at: {error}") from error
     source = Address(address.tenant, body.source)
-    return _made(address, await _transfers(request).fork(source, address, at))
+    return _made(await _transfers(request).fork(source, address, at))
 
 
 async def _export(request: web.Request) -> web.StreamResponse:
@@ -86,8 +87,8 @@ async def _import(request: web.Request) -> web.Response:
     if keep_epoch not in ("0", "1"):
         raise Problem("bad_params", "keep_epoch: 0 or 1")
     chunks = request.content.iter_chunked(CHUNK_BYTES)
-    made = await _transfers(request).accept(address, chunks, keep_epoch=keep_epoch == "1")
-    return _made(address, made)
+    scope = await _transfers(request).accept(address, chunks, keep_epoch=keep_epoch == "1")
+    return _made(scope)
 
 
 async def _new_scope(request: web.Request) -> Address:
@@ -107,20 +108,22 @@ def _address(request: web.Request) -> Address:
     return address_asked(request)
 
 
-def _transfers(request: web.Request) -> Transferring:
+def _transfers(request: web.Request) -> Transfers:
     server = server_of(request)
     transfers = server.transfers
     if transfers is None and server.remote is not None:
-        raise Problem("unavailable", "with several hosts, scopes are not forked or exported yet")
+        raise Problem(
+            "unavailable", "scopes are forked, exported and imported with one process only"
+        )
     if transfers is None or server_of(request).runtime.stopping:
         raise Problem("closed", "the server is going away", retry_after_ms=1000)
     return transfers
 
 
-def _made(address: Address, scope: Made) -> web.Response:
+def _made(scope: Scope) -> web.Response:
     bounds = scope.bounds
     made = {
-        "tenant": address.tenant, "scope": address.scope, "epoch": bounds.epoch,
+        "tenant": scope.address.tenant, "scope": scope.address.scope, "epoch": bounds.epoch,
         "head": bounds.head, "floor": bounds.floor,
     }  # fmt: skip
     return web.json_response(made, status=201)

@@ -1,5 +1,6 @@
 """The supervisor, as an edge knows it: asked where a tenant's process listens, and telling of those
-it has started for an alarm. Their handlers run at an edge, which would not dial otherwise.
+it has started: for an alarm, whose handler runs at an edge, which would not dial otherwise; or for
+another edge, with whose clients this one's may want to meet.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Control:
     def __init__(self, boot: Boot, wake: Callable[[str], None]) -> None:
         self._boot = boot
         self._wake = wake
+        self.awake: Callable[[str], None] = lambda _tenant: None  # a tenant's process was started
         self._link: Link | None = None
         self._up = asyncio.Event()
 
@@ -74,11 +76,12 @@ class Control:
     def opened(
         self, link: Link, stream: int, method: str, payload: msgspec.Raw, deadline_ms: int
     ) -> Answerer | None:
-        if method != "alarmed":
+        act = {"alarmed": self._wake, "awake": self.awake}.get(method)
+        if act is None:
             link.fail(stream, LinkError(f"no method {method[:40]!r}"))
             return None
         try:
-            self._wake(w.decode_text(payload))
+            act(w.decode_text(payload))
             link.done(stream)
         except HoldfastError as error:
             link.fail(stream, error)

@@ -14,7 +14,6 @@ from actors import link_wire as w
 from actors.attendance_links import RemoteAttendance, Running
 from actors.peer import Find
 from actors.remote import RemotePort
-from actors.transfer_links import RemoteTransfers
 from actors.types import Address
 from edge.application import Application
 from edge.metrics import counts_of
@@ -92,6 +91,9 @@ def make_edge(
         boot.members, boot.key, boot.name, spool_dir=Path(boot.config.data_dir), service=rings,
         find=find,
     )  # fmt: skip
+    remote.beside.wakes = find is not None and len(boot.edges) > 1
+    if rings.control is not None:
+        rings.control.awake = remote.beside.awake
     data_dir = Path(boot.config.data_dir)
 
     def may_exist(address: Address) -> bool:
@@ -99,7 +101,6 @@ def make_edge(
 
     server = kind(boot.config, application, boot.mode, remote=remote, **options)
     server.attendance = RemoteAttendance(remote, running, may_exist)
-    server.transfers = RemoteTransfers(remote, data_dir)
     rings.server = server
     return server, rings
 

@@ -101,7 +101,15 @@ class Tenants:
             del self._places[tenant]
             raise
         self._tasks.spawn(self._ended(tenant, ended), name="tenant")
+        if len(self._links) > 1:
+            self._tasks.spawn(self._tell_awake(tenant), name="tell awake")
         return place
+
+    async def _tell_awake(self, tenant: str) -> None:
+        """Clients of several edges see each other by way of the process."""
+        for link in tuple(self._links):
+            with contextlib.suppress(HoldfastError):
+                await link.call("awake", w.encode(tenant), within_s=TELL_WAIT_S)
 
     async def _ended(self, tenant: str, ended: asyncio.Task[int]) -> None:
         code = await asyncio.shield(ended)

@@ -27,10 +27,13 @@ SOCKETS = 16
 
 @pytest.fixture
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """Two edges; the parameter is the placement."""
     (tmp_path / "app.py").write_text(PARA)
     what = "app:app" if "para" in request.node.name else "--insecure"
-    flags = ("serve", what, "--edges", "2", "--actors", "2")
-    with ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT="hash") as server:
+    placement = getattr(request, "param", "hash")
+    actors = ("--actors", "2") if placement == "hash" else ()
+    flags = ("serve", what, "--edges", "2", *actors)
+    with ServerProcess(tmp_path, *flags, HOLDFAST_PLACEMENT=placement) as server:
         yield server
 
 
@@ -63,6 +66,7 @@ class Peers:
             self.present.add(frame["peerId"])
 
 
+@pytest.mark.parametrize("server", ["hash", "tenant"], indirect=True)
 async def test_para_peers_of_all_edges(server: ServerProcess) -> None:
     edges = server.children("edge")
     before = {edge: sockets_held(edge) for edge in edges}

@@ -8,10 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from actors.ephemeral import Said
 from actors.host import Host
+from actors.link_wire import encode
 from actors.remote import RemotePort
 from actors.serving import Serving
+from infra.link.connection import Answerer, Link
 from infra.link.sockets import Listener
 
 KEY = b"k" * 32
@@ -38,6 +42,19 @@ class Ears:
     @property
     def bodies(self) -> list[str]:
         return [said.body for said in self.heard_all]
+
+
+class _Agrees:
+    """Fits infra.link.connection.Service: whatever a process asks, it may."""
+
+    def opened(
+        self, link: Link, stream: int, method: str, payload: msgspec.Raw, deadline_ms: int
+    ) -> Answerer | None:
+        link.done(stream, encode(True))
+        return None
+
+    def lost(self, link: Link) -> None:
+        """Nothing to let go of."""
 
 
 class Edges:
@@ -74,12 +91,29 @@ class Edges:
         await self.serving.aclose()
         await self.listener.aclose()
 
+    async def tenant_edge(self, started: Callable[[str], None]) -> RemotePort:
+        """One more, for which each tenant has a process; `started` is called with the tenant
+        whenever it wants that.
+        """
+        name = f"edge-{len(self._ports)}"
+
+        async def find(tenant: str) -> str:
+            started(tenant)
+            return self._place
+
+        port = RemotePort({}, KEY, name, spool_dir=self._directory, service=_Agrees(), find=find)
+        port.beside.wakes = True
+        self._ports.append(port)
+        await port.start()
+        return port
+
     async def edge(self, name: str = "") -> RemotePort:
         """One more, with its link."""
         name = name or f"edge-{len(self._ports)}"
         spool = self._directory / name
         spool.mkdir(exist_ok=True)
-        port = RemotePort({"actor-0": self._place}, KEY, name, spool_dir=spool)
+        members = {"actor-0": self._place}
+        port = RemotePort(members, KEY, name, spool_dir=spool, service=_Agrees())
         self._ports.append(port)
         await port.start()
         await until(lambda: all(peer.link is not None for peer in port._peers.values()))

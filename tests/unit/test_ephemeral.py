@@ -393,6 +393,41 @@ async def test_a_stream_without_parties_ends(edges: Edges) -> None:
     await until(lambda: edges.host.ephemera.lines_in(A) == 0 and not len(one.beside))
 
 
+async def test_a_process_stays_while_edges_hear_each_other_over_it(edges: Edges) -> None:
+    one, two = await edges.edge(), await edges.edge()
+    for port in (one, two):
+        port.beside.linger_s = 0.05
+    line, other = one.ephemeral(A, Ears()), two.ephemeral(A, Ears())
+    await until(lambda: edges.host.ephemera.lines_in(A) == 2)
+    assert edges.host.ephemera.shared
+    assert not await edges.serving.sleep()
+    other.close()
+    await until(lambda: edges.host.ephemera.lines_in(A) == 1)
+    assert await edges.serving.sleep(), "one edge alone needs nobody"
+    line.close()
+
+
+async def test_edges_meet_over_a_tenants_process_that_nobody_else_wants(edges: Edges) -> None:
+    """The one that wants it first has it started, and the other is told."""
+    started: list[str] = []
+    one, two = await edges.tenant_edge(started.append), await edges.tenant_edge(started.append)
+    ears = Ears()
+    one.ephemeral(A, ears)
+    await until(lambda: edges.host.ephemera.lines_in(A) == 1)
+    assert await edges.serving.sleep(), "one edge alone keeps no process"
+    one.sleeps("default", asleep=True)
+    for link in tuple(edges.serving.links):
+        link.close()
+    await until(lambda: edges.host.ephemera.lines_in(A) == 0)
+    line = two.ephemeral(A, Ears())
+    line.say("t", "bob", "here", kept=True)
+    await until(lambda: edges.host.ephemera.lines_in(A) == 1)
+    assert started == ["default"] * 2 and not ears.present
+    one.beside.awake("other")
+    one.beside.awake("default")
+    await until(lambda: ears.present == {("t", "bob"): "here"})
+
+
 async def test_more_than_a_link_takes_at_once(edges: Edges) -> None:
     """Megabytes in one turn: beyond the credit only last values arrive, and all of them do."""
     one, two = await edges.edge(), await edges.edge()
