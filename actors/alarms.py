@@ -11,15 +11,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from actors.due_marks import DueMarks
 from actors.mailbox import Request
 from actors.reply import FutureReply
 from actors.types import Address
 from actors.wakes import Why
 from infra.errors import HoldfastError
+from infra.paths import ledger_path
 from infra.tasks import TaskOwner
 
 if TYPE_CHECKING:
     from actors.host import Host
+    from actors.scope import Scope
 
 log = logging.getLogger("holdfast.alarms")
 
@@ -36,6 +39,7 @@ class Alarms:
     """The host's timer and the runs under way."""
 
     def __init__(self, host: Host, handler: AlarmHandler | None) -> None:
+        self.marks: DueMarks | None = None  # where several hosts own the scopes in turn
         self._host = host
         self._handler = handler
         self._tasks = TaskOwner()
@@ -72,10 +76,34 @@ class Alarms:
 
     async def set(self, address: Address, name: str, due_at_ms: int, payload: str | None) -> None:
         """Durable on return: the handler runs at `due_at_ms` or later, at least once."""
+        if self.marks is not None:
+            await self.marks.lower(address, due_at_ms)
         await self.submit(address, [(name, due_at_ms, payload, 0)], []).taken()
         # Again: an alarm run that read the rows before this commit may have set a later time.
         self._host.index.lower_due(address, due_at_ms)
         self.look()
+
+    @property
+    def handled(self) -> bool:
+        """Whether the application has a handler."""
+        return self._handler is not None
+
+    def expect(self, address: Address, due_at: int) -> None:
+        """A scope that may not be on this disk has an alarm, due then or later."""
+        index = self._host.index
+        path = ledger_path(self._host.directory, *address)
+        if not path.exists():
+            index.add(address, path)
+            index.evict(address)
+        index.lower_due(address, due_at)
+        self.look()
+
+    def opened(self, scope: Scope) -> None:
+        """The file came from the bucket, or another host may have written to it."""
+        due_at = min((due for _, due, _, _ in scope.ledger.alarms()), default=None)
+        if due_at is not None:
+            self._host.index.lower_due(scope.address, due_at)
+            self.look()
 
     async def cancel(self, address: Address, name: str) -> bool:
         """Take an alarm back; whether there was one."""
@@ -116,6 +144,9 @@ class Alarms:
         try:
             await self._run_due(address)
         except HoldfastError as error:
+            if error.code == "moved":  # its owner rings
+                self._host.index.set_due(address, None)
+                return
             log.warning("alarm put off scope=%s error=%s", address.scope, error)
             self._host.index.set_due(address, self._host.now_ms() + DELAY_MAX_MS)
         finally:
@@ -128,9 +159,13 @@ class Alarms:
         for name, due_at, payload, attempts in alarms:
             if due_at <= now:
                 await self._run_one(address, name, due_at, payload, attempts)
-        await self._host.settled(address)
+        if alarms:  # else there may be no scope, and none is made
+            await self._host.settled(address)
         left = await self.of(address, Why.ALARM)
-        self._host.index.set_due(address, min((due for _, due, _, _ in left), default=None))
+        due = min((due for _, due, _, _ in left), default=None)
+        if self.marks is not None:
+            await self.marks.settle(address, due)
+        self._host.index.set_due(address, due)
 
     async def _run_one(
         self, address: Address, name: str, due_at: int, payload: str | None, attempts: int

@@ -24,8 +24,9 @@ from actors.here import HereStream
 from actors.serving import MOVED_RETRY_MS, LinkTap, Moved, Serving
 from actors.types import Address
 from infra import clock
-from infra.errors import Closed, HoldfastError, TryLater
+from infra.errors import Closed, Fenced, HoldfastError, TryLater
 from infra.link.connection import Link
+from infra.locate import overtaken
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -130,7 +131,7 @@ class Handing:
             kept: bool = w.decode_bool(await link.call("release", payload, within_s=RELEASE_WAIT_S))
             return kept
         except (HoldfastError, TimeoutError) as error:
-            log.info("not asked host=%s scope=%s error=%s", name, address.scope, error)
+            log.info("not asked host=%s scope=%s error=%r", name, address.scope, error)
             return False
 
     async def _link(self, name: str) -> Link:
@@ -171,7 +172,7 @@ class Handing:
                 agreed = hw.decode_agreed(answer)
                 await self.give(one for one, yes in zip(some, agreed, strict=False) if yes)
         except (HoldfastError, TimeoutError) as error:
-            log.info("not handed over host=%s error=%s", name, error)
+            log.info("not handed over host=%s error=%r", name, error)
         finally:
             self._handing.discard(name)
 
@@ -215,6 +216,26 @@ class Handing:
             elif isinstance(tap, HereStream):
                 tap.end(Moved("the scope moves", retry_after_ms=MOVED_RETRY_MS))
 
+    async def verify(self, address: Address) -> None:
+        """Have our host notice now where another has gone on with a scope that is open here. Raises
+        StorageError.
+        """
+        host, waking = self.host, self.host.waking
+        scope = host.open_scopes.get(address)
+        replica = None if scope is None else host.replicas.get(scope)
+        if waking is None or scope is None or replica is None or replica.files is None:
+            return
+        bucket, head = waking.replication, replica.files.head
+        prefix = bucket.prefix_of(address)
+        store, nonce = bucket.service.store, bucket.nonce
+        if not await bucket.service.run(lambda: overtaken(store, prefix, head, nonce)):
+            return
+        if host.open_scopes.get(address) is scope:
+            replica.stop()
+            host.give_up(scope, Fenced(f"batch {head + 1} is another's", retry_after_ms=100))
+        while host.open_scopes.get(address) is scope:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+
     # -- what other hosts ask (methods of actors.serving.Serving) ----------------------------------
 
     async def released(
@@ -232,6 +253,14 @@ class Handing:
         if is_open or is_waking or address in self._closing:
             return w.encode(not await asyncio.shield(self._close_soon(address)))
         return w.encode(False)
+
+    async def verified(
+        self, serving: Serving, _link: Link, _stream: int, payload: msgspec.Raw
+    ) -> msgspec.Raw:
+        """`verify`: a client has seen more of the scope than we show."""
+        asked: w.Ask = w.decode_ask(payload)
+        await self.verify(serving.address(asked.tenant, asked.scope))
+        return w.encode(True)
 
     async def agreed(
         self, _serving: Serving, _link: Link, _stream: int, payload: msgspec.Raw
@@ -278,12 +307,15 @@ async def close_scope(host: Host, address: Address, *, within_s: float) -> bool:
                 if scope in host.returns:
                     await asyncio.shield(host.returns[scope])
                 elif scope.unsettled:
-                    await host.settled(address)
+                    try:
+                        await host.settled(address)
+                    except HoldfastError:  # fenced, and being discarded; or the bucket is away
+                        await asyncio.sleep(LOOK_S)
                 elif scope.busy and scope in host.replicas:
                     await host.replicas[scope].drained()
                 else:
                     host.close_scope(scope)
                     await asyncio.sleep(0)
-    except (TimeoutError, HoldfastError):
+    except TimeoutError:
         return address not in host.open_scopes
     return True

@@ -303,7 +303,7 @@ class Host(StateReads, Closing):
         if replica is not None and self.waking is not None:
             self.replicas[scope] = replica
             self.waking.prove(scope, replica)
-            replica.bind(ScopeSource(scope, self._give_up, self.waking.proven))
+            replica.bind(ScopeSource(scope, self.give_up, self.waking.proven))
         if create or address in self.taps:
             self.taps[address] = scope.taps
         self.open_scopes[address] = scope
@@ -388,7 +388,7 @@ class Host(StateReads, Closing):
         for reply in scope.fail(error):
             reply.flush()
 
-    def _give_up(self, scope: Scope, error: HoldfastError) -> None:
+    def give_up(self, scope: Scope, error: HoldfastError) -> None:
         """The replica cannot go on: fenced, or its files are damaged."""
         if self.waking is None or not isinstance(error, Fenced):
             self.failed(scope, error)

@@ -21,15 +21,17 @@ from actors import link_wire as w
 from actors.attendance import HostAttendance, ProcessLife
 from actors.attendance_links import attendance_methods
 from actors.ephemeral import Ephemera
+from actors.first_day import check_all_shipped
 from actors.followed import Followed
 from actors.handing import Handing
 from actors.here import HereStream
 from actors.host import Host
 from actors.hosts_admin import REPORT_WAIT_S, HostsAdmin
+from actors.hosts_alarms import HostsAlarms
 from actors.inspection import Inspection, Report, merged
 from actors.ownership import Ownership
 from actors.peer import Peer
-from actors.remote import RemoteAlarms, RemotePort
+from actors.remote import RemotePort
 from actors.routed import Routed
 from actors.rows import Key, Row
 from actors.scan import Spool, Work
@@ -38,7 +40,7 @@ from actors.serving import Moved, Serving
 from actors.snapshot import Snapshot
 from actors.types import Address, Bounds, Draft, EntryPage, Page, Reply, Resync
 from infra import clock
-from infra.errors import Busy, Closed, HoldfastError, TryLater
+from infra.errors import Busy, Closed, ConfigError, HoldfastError, TryLater
 from infra.link.connection import Link
 from infra.link.errors import LinkLost
 from infra.link.sockets import Listener
@@ -52,6 +54,7 @@ AGAIN_S: Final = 0.05
 SWEEP_S: Final = 1.0
 JOIN_WAIT_S: Final = 10.0  # a start waits so long for the others' records, and goes on without
 AGAIN_MAX: Final = 20_000  # requests of one scope that wait for its place
+VERIFY_WAIT_S: Final = 8.0
 DRAIN_LOOK_S: Final = 0.05
 DRAIN_MAX_S: Final = 3600.0
 
@@ -70,7 +73,7 @@ class HostsPort(RemotePort):
         self.placement: Placement | None = None
         self.own = Ownership(name)
         self.draining = False
-        self.alarms = HostsAlarms(self)
+        self.alarms: HostsAlarms = HostsAlarms(self)
         self.handing = Handing(self.own, self._tasks, self._peers.get, self._rejoin_here)
         self.admin = HostsAdmin(self)
         self.superseded = False  # another process goes on under our name
@@ -92,6 +95,7 @@ class HostsPort(RemotePort):
         self.attendance = HostAttendance(host, ProcessLife(self.name, clock.now_ms()))
         methods = {
             "release": self.handing.released, "agree": self.handing.agreed,
+            "verify": self.handing.verified,
             **self.admin.methods, **attendance_methods(self.attendance),
         }  # fmt: skip
         self.serving = self.handing.serving = Serving(host, self._serves, more=methods)
@@ -103,10 +107,14 @@ class HostsPort(RemotePort):
         """Open the directory, listen for the others, and meet them. Raises ConfigError."""
         await self.host.start()
         try:
+            await check_all_shipped(self.host)
             place = await self._listener.listen(self._listen, self._listen_tls)
         except OSError as error:
             await self.aclose()
-            raise Closed(f"cannot listen on {self._listen}: {error.strerror}") from error
+            raise ConfigError(f"cannot listen on {self._listen}: {error.strerror}") from error
+        except ConfigError:
+            await self.aclose()
+            raise
         self.placement = self.handing.placement = self._join_hosts(place)
         self.placement.watch(self._changed)
         await self.placement.start()
@@ -115,6 +123,8 @@ class HostsPort(RemotePort):
                 await self.placement.joined()
         self._changed(self.placement.view)
         self._tasks.spawn(self._sweep_forever(), name="hosts-sweep")
+        if self.host.alarms.handled:
+            self._tasks.spawn(self.alarms.look_forever(), name="hosts-alarms")
 
     async def aclose(self) -> None:
         """Followers of our scopes are told; what is open is saved; the others see us leave."""
@@ -379,10 +389,12 @@ class HostsPort(RemotePort):
         there, host = super().read, self.host
 
         def ask(read: Callable[..., Awaitable[Page | Resync]]) -> Awaitable[Page | Resync]:
-            answer = read(
-                address, after, entries_max=entries_max, bytes_max=bytes_max, joined=joined
+            return self._current(
+                address,
+                lambda: read(
+                    address, after, entries_max=entries_max, bytes_max=bytes_max, joined=joined
+                ),
             )
-            return self._not_past(address, after, answer)
 
         return await self.routed(address, lambda: ask(host.read), lambda: ask(there))
 
@@ -394,23 +406,34 @@ class HostsPort(RemotePort):
         def ask(
             read: Callable[..., Awaitable[EntryPage | Resync]],
         ) -> Awaitable[EntryPage | Resync]:
-            answer = read(address, after, groups, entries_max=entries_max, bytes_max=bytes_max)
-            return self._not_past(address, after, answer)
+            return self._current(
+                address,
+                lambda: read(address, after, groups, entries_max=entries_max, bytes_max=bytes_max),
+            )
 
         return await self.routed(address, lambda: ask(host.visible), lambda: ask(there))
 
-    async def _not_past(self, address: Address, after: int, answer: Awaitable[T]) -> T:
-        """The answer; raises Moved where it is of a host that was away and has not noticed yet."""
-        found = await answer
+    async def _current(self, address: Address, read: Callable[[], Awaitable[T]]) -> T:
+        """What is read. Raises Moved where it is of a host that was away and has not noticed yet:
+        whoever asks for more than there is may have seen it elsewhere.
+        """
+        found = await read()
+        if not isinstance(found, Resync) or found.reason != "ahead_of_head":
+            return found
+        await self._verify(address)
+        found = await read()
         followed = self._followed.get(address)
-        if (
-            isinstance(found, Resync)
-            and followed is not None
-            and after <= followed.bounds.head
-            and followed.is_past(found.bounds)
-        ):
+        if isinstance(found, Resync) and followed is not None and followed.is_past(found.bounds):
             raise Moved("the scope is with another by now")
         return found
+
+    async def _verify(self, address: Address) -> None:
+        if self.here(address):
+            await self.handing.verify(address)
+            return
+        link = self.peer_of(address).link
+        if link is not None:
+            await link.call("verify", w.encode(w.Ask(*address)), within_s=VERIFY_WAIT_S)
 
     async def bounds(self, address: Address) -> Bounds:
         there = super().bounds
@@ -469,26 +492,3 @@ class HostsPort(RemotePort):
                 with contextlib.suppress(HoldfastError):
                     answers.append(await peer.link.call(method, payload, within_s=REPORT_WAIT_S))
         return answers
-
-
-class HostsAlarms(RemoteAlarms):
-    """Alarms of scopes on any host."""
-
-    def __init__(self, port: HostsPort) -> None:
-        super().__init__(port)
-        self._hosts = port
-
-    async def set(self, address: Address, name: str, due_at_ms: int, payload: str | None) -> None:
-        """Durable on return."""
-        there, alarms = super().set, self._hosts.host.alarms
-        await self._hosts.routed(
-            address, lambda: alarms.set(address, name, due_at_ms, payload),
-            lambda: there(address, name, due_at_ms, payload),
-        )  # fmt: skip
-
-    async def cancel(self, address: Address, name: str) -> bool:
-        """Take an alarm back; whether there was one."""
-        there, alarms = super().cancel, self._hosts.host.alarms
-        return await self._hosts.routed(
-            address, lambda: alarms.cancel(address, name), lambda: there(address, name)
-        )

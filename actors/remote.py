@@ -231,14 +231,17 @@ class RemotePort:
     ) -> msgspec.Raw:
         """One answer of the scope's process, whichever life of it. Raises TryLater."""
         payload = w.encode(asked)
-        return await self._with_link(
+        return await self.with_link(
             lambda: self.peer_of(address),
             lambda link: link.call(method, payload, within_s=within_s), within_s,
         )  # fmt: skip
 
-    async def _with_link(
+    async def with_link(
         self, find: Callable[[], Peer], use: Callable[[Link], Awaitable[T]], within_s: float
     ) -> T:
+        """What `use` returns with a link to a process, again where that is lost or moved. Raises
+        TryLater.
+        """
         try:
             async with asyncio.timeout(within_s):
                 while True:
@@ -333,7 +336,7 @@ class RemotePort:
                 return None
             return ended, file
 
-        return await self._with_link(lambda: self.peer_of(address), receive, SCAN_WAIT_S)
+        return await self.with_link(lambda: self.peer_of(address), receive, SCAN_WAIT_S)
 
     async def run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -415,7 +418,7 @@ class RemotePort:
             if self._find is not None and peer.link is None:
                 continue  # a tenant that sleeps: nobody is woken to be looked at
             # It may be starting, or starting again.
-            answer = await self._with_link(
+            answer = await self.with_link(
                 lambda peer=peer: peer,  # type: ignore[misc]
                 lambda link: link.call(method, payload, within_s=ALL_WAIT_S), ALL_WAIT_S,
             )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -308,6 +308,12 @@ class _Running:
         if self.task is not None:
             self.task.cancel()
 
+    async def incoming(self) -> AsyncIterator[msgspec.Raw]:
+        """What the edge sends along, as it comes."""
+        while (payload := await self.parts.get()) is not None:
+            yield payload
+            self.link.taken(self.stream, payload)
+
 
 # -- methods -------------------------------------------------------------------------------------
 
@@ -419,6 +425,13 @@ async def _show(serving: Serving, link: Link, stream: int, payload: msgspec.Raw)
 
 async def _report(serving: Serving, link: Link, stream: int, payload: msgspec.Raw) -> msgspec.Raw:
     return w.encode(await serving.inspection.report())
+
+
+def incoming(link: Link, stream: int) -> AsyncIterator[msgspec.Raw]:
+    """The parts that come with a request of a method."""
+    running = link.answerer(stream)
+    assert isinstance(running, _Running)
+    return running.incoming()
 
 
 async def send_parts(link: Link, stream: int, read: Callable[[], Awaitable[bytes]]) -> None:

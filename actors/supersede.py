@@ -24,6 +24,21 @@ def peek(path: Path, address: Address) -> Header:
         db.close()
 
 
+def level_of(path: Path) -> str | None:
+    """The durability level the file was last written at; None where it cannot be read."""
+    try:
+        db = open_reader(path)
+    except HoldfastError:
+        return None
+    try:
+        row = db.execute("SELECT level FROM scope").fetchone()
+    except sqlite3.Error:
+        return None
+    finally:
+        db.close()
+    return None if row is None else str(row[0])
+
+
 def is_prefix(older: Path, newer: Path) -> bool:
     """True only if everything acknowledged in `older` is certainly in `newer`.
 

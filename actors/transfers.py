@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, TypeVar
+from typing import IO, Literal, NamedTuple, Protocol, TypeVar
 
 from actors.check import check_ledger
 from actors.history import restore_state
@@ -24,7 +24,7 @@ from actors.line_files import is_sqlite, read_database, read_lines, write_lines
 from actors.lines import BadImport
 from actors.moment import At
 from actors.scope import Scope
-from actors.types import Address
+from actors.types import Address, Bounds
 from actors.wakes import Why
 from infra import ids
 from infra.errors import Busy, FileRefused, NoBucket, ScopeError, StorageError
@@ -44,6 +44,32 @@ class Export(NamedTuple):
     file: IO[bytes]
     size: int
     seq: int
+
+
+class Made(Protocol):
+    """A scope that has come to be."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """Where its history stands."""
+
+
+class Transferring(Protocol):
+    """Fits one host, and many of them behind links. Errors are those of Transfers."""
+
+    async def fork(self, source: Address, target: Address, at: At | None) -> Made:
+        """A new scope with the state of another."""
+
+    async def export(self, address: Address, form: Format) -> Export:
+        """The scope at one released seq."""
+
+    async def accept(
+        self, address: Address, chunks: AsyncIterator[bytes], *, keep_epoch: bool
+    ) -> Made:
+        """A new scope out of an export."""
+
+    def close(self) -> None:
+        """Before the port."""
 
 
 class NotThere(ScopeError):
@@ -68,28 +94,51 @@ class Transfers:
 
         Raises ScopeExists, NotThere, NoBackup, NoBucket, and what installing raises.
         """
+        with self._scratch() as scratch:
+            await self._absent(target)
+            await self._take(source, scratch, at)
+            return await self._begin(target, scratch, ids.new_id())
+
+    async def state(self, source: Address, at: At | None) -> Export:
+        """The first half of `fork`: a state of the scope as a SQLite file, for `begin`."""
+        with self._scratch() as scratch:
+            await self._take(source, scratch, at)
+
+            def build() -> Export:
+                seq = whose(scratch).header.head
+                return Export(scratch.open("rb"), scratch.stat().st_size, seq)
+
+            return await self._run(_disk_errors(build))
+
+    async def begin(self, target: Address, chunks: AsyncIterator[bytes], epoch: str) -> Scope:
+        """The second half of `fork`: a new scope with a state that may come from elsewhere."""
+        with self._scratch() as scratch:
+            await self._absent(target)
+            await self._receive(chunks, scratch)
+            return await self._begin(target, scratch, epoch)
+
+    async def _take(self, source: Address, scratch: Path, at: At | None) -> None:
         host = self._host
-        if at is not None and host.waking is None:
+        if at is None:
+            await self._copy(source, scratch)
+            return
+        if host.waking is None:
             raise NoBucket(
                 "an earlier state comes out of the bucket, and this server has none: fork the"
                 " present state, without `at`"
             )
-        with self._scratch() as scratch:
-            await self._absent(target)
-            if at is None:
-                await self._copy(source, scratch)
-            else:
-                assert host.waking is not None
-                replication = host.waking.replication
-                await shipped(host, source)  # else the newest seqs would not be found
-                store, prefix = replication.service.store, replication.prefix_of(source)
-                await self._run(lambda: restore_state(store, prefix, scratch, at))
-            now, epoch = host.now_ms(), ids.new_id()
-            level = host.settings.policy(target).level
-            await self._run(
-                lambda: take_identity(scratch, target, epoch=epoch, level=level, forked_at=now)
-            )
-            return await install(host, target, scratch)
+        replication = host.waking.replication
+        await shipped(host, source)  # else the newest seqs would not be found
+        store, prefix = replication.service.store, replication.prefix_of(source)
+        await self._run(lambda: restore_state(store, prefix, scratch, at))
+
+    async def _begin(self, target: Address, scratch: Path, epoch: str) -> Scope:
+        host = self._host
+        now, level = host.now_ms(), host.settings.policy(target).level
+        await self._run(
+            lambda: take_identity(scratch, target, epoch=epoch, level=level, forked_at=now)
+        )
+        return await install(host, target, scratch)
 
     async def export(self, address: Address, form: Format) -> Export:
         """The scope at one released seq, as lines (actors/lines.py) or as its SQLite file."""
@@ -112,8 +161,9 @@ class Transfers:
             return await self._run(_disk_errors(build))
 
     async def accept(
-        self, address: Address, chunks: AsyncIterator[bytes], *, keep_epoch: bool
-    ) -> Scope:
+        self, address: Address, chunks: AsyncIterator[bytes], *, keep_epoch: bool,
+        new_epoch: str = "",
+    ) -> Scope:  # fmt: skip
         """A new scope out of an export, or of any whole ledger file. Everything in it is checked
         first. Its epoch is new, unless the history is known to go on nowhere else.
 
@@ -124,7 +174,7 @@ class Transfers:
             await self._absent(address)
             upload = scratch.with_name(scratch.name + ".up")
             await self._receive(chunks, upload)
-            epoch = None if keep_epoch else ids.new_id()
+            epoch = None if keep_epoch else new_epoch or ids.new_id()
             level = host.settings.policy(address).level
 
             def build() -> None:

@@ -131,6 +131,7 @@ class Waking:
                 await run(lambda: replication.drop_if_covered(kept, path))
         scope = host.open(address, why, create=False, fetched=fetched)
         assert scope is not None
+        host.alarms.opened(scope)
         before = self._left.get(address, EMPTY if fetched.moved else None)
         if before is not None:
             host.tasks.spawn(self._announce(scope, before), name="announce")
@@ -255,7 +256,12 @@ class Waking:
     async def catch_up(self) -> None:
         """After an unclean end, or a bucket's first day: ship what nobody has opened yet. Then what
         was closed while the bucket was in trouble, a while later.
+
+        Not where several hosts own the scopes in turn: there all are `replicated`, so nothing that
+        was acknowledged can be missing, and most are another's by now.
         """
+        if self._host.settings.claim is not None:
+            return
         while True:
             self._behind.clear()
             await self._catch_up()

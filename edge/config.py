@@ -180,6 +180,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(ge=1, le=600),
         _doc("A host that has not renewed its record for so long is taken for dead.", "seconds"),
     ] = 15.0
+    reuse_port: Annotated[
+        bool,
+        _doc(
+            "Several hosts on this machine listen on one `port`: one for each core.",
+            "true or false",
+        ),
+    ] = False
     link_listen: Annotated[
         str,
         _doc("Where other hosts reach this one: `tcp:HOST:PORT` or `tls:HOST:PORT`.", "address"),
@@ -419,6 +426,8 @@ def check(config: Config) -> None:
 def check_hosts(config: Config) -> None:
     """The rules of `hosts`. Raises ConfigError."""
     if config.hosts == "none":
+        if config.reuse_port:
+            raise ConfigError("reuse_port is for several hosts; with one, edges share the port")
         return
     if not config.bucket:
         raise ConfigError("hosts need a bucket that all of them use; set bucket")

@@ -25,7 +25,7 @@ from actors.hosts_port import HostsPort
 from actors.inspection import Inspection, Inspector
 from actors.port import StatePort
 from actors.remote import RemoteAlarms, RemotePort
-from actors.transfers import Transfers
+from actors.transfers import Transferring, Transfers
 from actors.types import Address
 from edge.access import Mode, choose_access
 from edge.app import build_app
@@ -129,7 +129,7 @@ class Server:
         self.connections: set[Any] = set()
         self.keep = open_keep(config, self.port, clock.now_ms)
         self.held_views = HeldViews(clock.monotonic)
-        self.transfers: Transfers | None = None  # once the host has started
+        self.transfers: Transferring | None = None  # once the host has started
         self.started_at = clock.monotonic()
         self._budgets: dict[tuple[str, str, PublishLimits], tuple[Budget, Budget]] = {}
         self._tasks = TaskOwner()
@@ -188,7 +188,12 @@ class Server:
         if self._listening is not None:
             return web.SockSite(runner, self._listening, backlog=BACKLOG)
         return web.TCPSite(
-            runner, self.config.host, self.config.port, backlog=BACKLOG, reuse_address=True
+            runner,
+            self.config.host,
+            self.config.port,
+            backlog=BACKLOG,
+            reuse_address=True,
+            reuse_port=self.config.reuse_port or None,
         )
 
     async def _start_application(self) -> None:

@@ -12,8 +12,7 @@ from aiohttp import web
 from actors.dialects.asterql.keys import check_scope
 from actors.dialects.kinds import reserved_kind
 from actors.moment import parse_at
-from actors.scope import Scope
-from actors.transfers import Format, Transfers
+from actors.transfers import Format, Made, Transferring
 from actors.types import Address
 from edge.admin import address_asked, require_admin
 from edge.problems import Problem
@@ -55,7 +54,7 @@ async def _fork(request: web.Request) -> web.Response:
     except ConfigError as error:
         raise Problem("bad_params", f"at: {error}") from error
     source = Address(address.tenant, body.source)
-    return _made(await _transfers(request).fork(source, address, at))
+    return _made(address, await _transfers(request).fork(source, address, at))
 
 
 async def _export(request: web.Request) -> web.StreamResponse:
@@ -87,8 +86,8 @@ async def _import(request: web.Request) -> web.Response:
     if keep_epoch not in ("0", "1"):
         raise Problem("bad_params", "keep_epoch: 0 or 1")
     chunks = request.content.iter_chunked(CHUNK_BYTES)
-    scope = await _transfers(request).accept(address, chunks, keep_epoch=keep_epoch == "1")
-    return _made(scope)
+    made = await _transfers(request).accept(address, chunks, keep_epoch=keep_epoch == "1")
+    return _made(address, made)
 
 
 async def _new_scope(request: web.Request) -> Address:
@@ -108,22 +107,20 @@ def _address(request: web.Request) -> Address:
     return address_asked(request)
 
 
-def _transfers(request: web.Request) -> Transfers:
+def _transfers(request: web.Request) -> Transferring:
     server = server_of(request)
     transfers = server.transfers
     if transfers is None and server.remote is not None:
-        raise Problem(
-            "unavailable", "scopes are forked, exported and imported with one process only"
-        )
+        raise Problem("unavailable", "with several hosts, scopes are not forked or exported yet")
     if transfers is None or server_of(request).runtime.stopping:
         raise Problem("closed", "the server is going away", retry_after_ms=1000)
     return transfers
 
 
-def _made(scope: Scope) -> web.Response:
+def _made(address: Address, scope: Made) -> web.Response:
     bounds = scope.bounds
     made = {
-        "tenant": scope.address.tenant, "scope": scope.address.scope, "epoch": bounds.epoch,
+        "tenant": address.tenant, "scope": address.scope, "epoch": bounds.epoch,
         "head": bounds.head, "floor": bounds.floor,
     }  # fmt: skip
     return web.json_response(made, status=201)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from infra.errors import Fenced
-from infra.layout import ReplicaFile, ReplicaGap
+from infra.layout import LEVEL_CHANGES, ReplicaFile, ReplicaGap, file_key
 from infra.ltx import Header, decode_header
 from infra.ltx.header import HEADER_BYTES
 from infra.objects import ObjectMissing, ObjectStore
@@ -68,6 +68,16 @@ def locate(store: ObjectStore, prefix: str, local: Local) -> Located:
     if not expected and nonce not in local.lives:
         raise Fenced(f"{prefix}: batch {files.head} in the bucket is not of this file's history")
     return Located(files, whole=local.txid > files.head or not expected, lost=False)
+
+
+def overtaken(store: ObjectStore, prefix: str, head: int, nonce: int) -> bool:
+    """Whether a writer of another nonce has made the batch after `head`. One read."""
+    key = file_key(prefix, LEVEL_CHANGES, head + 1, head + 1)
+    try:
+        data = store.get(key, end=HEADER_BYTES)
+    except ObjectMissing:
+        return False
+    return nonce_of(decode_header(data)) != nonce
 
 
 def header_at(store: ObjectStore, listed: Sequence[ReplicaFile], head: int) -> Header:

@@ -14,6 +14,8 @@ from actors.attendance import HostAttendance, ProcessLife
 from actors.attendance_links import attendance_methods
 from actors.host import Host
 from actors.serving import Serving
+from actors.transfer_links import transfer_methods
+from actors.transfers import Transfers
 from edge.application import Application
 from edge.hosting import host_settings
 from edge.processes.boot import Boot
@@ -54,7 +56,11 @@ async def serve_scopes(
     async with Host(Path(config.data_dir), settings, on_alarm=on_alarm) as host:
         idle_s = None if boot.tenant is None else config.tenant_idle_s
         life = ProcessLife(boot.name, clock.now_ms(), tenant=boot.tenant, idle_s=idle_s)
-        more = attendance_methods(HostAttendance(host, life))
+        transfers = Transfers(host)
+        more = {
+            **attendance_methods(HostAttendance(host, life)),
+            **transfer_methods(lambda: transfers),
+        }
         serving = Serving(host, owns, more=more)
         listener = Listener(boot.name, boot.key, serving, serving.greeted)
         due = Path(config.data_dir) / process / DUE
@@ -69,6 +75,7 @@ async def serve_scopes(
         finally:
             await serving.aclose()
             await listener.aclose()
+            transfers.close()
             next_due = host.index.next_due(set())
             empty = not host.index.page(boot.tenant or "", "", "", 1)
     if boot.tenant is None:

@@ -14,6 +14,7 @@ from actors import link_wire as w
 from actors.attendance_links import RemoteAttendance, Running
 from actors.peer import Find
 from actors.remote import RemotePort
+from actors.transfer_links import RemoteTransfers
 from actors.types import Address
 from edge.application import Application
 from edge.metrics import counts_of
@@ -101,6 +102,7 @@ def make_edge(
 
     server = kind(boot.config, application, boot.mode, remote=remote, **options)
     server.attendance = RemoteAttendance(remote, running, may_exist)
+    server.transfers = RemoteTransfers(remote, data_dir)
     rings.server = server
     return server, rings
 

@@ -39,7 +39,7 @@ log = logging.getLogger("holdfast.supervisor")
 
 DELAY_S_MIN: Final = 0.05
 DELAY_S_MAX: Final = 10.0
-STEADY_S: Final = 30.0  # a process that lived so long begins with the shortest delay again
+STEADY_S: Final = 2.0  # a process that lived so long begins with the shortest delay again
 READY_WAIT_S: Final = 60.0
 LOCK_WAIT_S: Final = 5.0
 LOCK_LOOK_S: Final = 0.05

@@ -194,6 +194,10 @@ class Link(asyncio.Protocol):
         self.channel.fail(stream, error)
         self._flush_later()
 
+    def answerer(self, stream: int) -> Answerer | None:
+        """Who answers on the stream, until it is answered."""
+        return self._answerers.get(stream)
+
     # -- the socket --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

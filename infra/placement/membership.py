@@ -104,10 +104,15 @@ class Membership:
         if before is not None or len(self._seen) < HOSTS_MAX:
             self._seen[record.host.name] = _Seen(record.host, record.mark, self._clock)
 
-    def renewed(self, sent_at: float, mark: int) -> None:
-        """The engine has confirmed our record, asked for at `sent_at`."""
+    def renewed(self, sent_at: float, mark: int, now: float | None = None) -> None:
+        """The engine has confirmed our record at `now`, asked for at `sent_at`.
+
+        Between two records of ours the others saw nothing for at most as long as from the one
+        request to the other's answer.
+        """
         assert self.me is not None
-        if self._renewed_at is not None and sent_at - self._renewed_at > self.ttl_s:
+        answered_at = sent_at if now is None else now
+        if self._renewed_at is not None and answered_at - self._renewed_at > self.ttl_s:
             self.lapses += 1
         self._renewed_at, self._mark = sent_at, mark
         self._heard(Record(self.me, mark))

@@ -139,7 +139,8 @@ class RenewingPlacement:
         try:
             if membership.me is not None and not membership.superseded:
                 sent_at = self._monotonic()
-                membership.renewed(sent_at, await self._engine.renew(membership.me))
+                mark = await self._engine.renew(membership.me)
+                membership.renewed(sent_at, mark, self._monotonic())
         except NameTaken as error:
             membership.taken()
             log.error("superseded: this host takes no more scopes error=%s", error)

@@ -16,7 +16,7 @@ from tests.support.namespaces import Network, Node
 from tests.support.publisher import SERVE, Server
 from tests.support.s3 import CREDENTIALS, S3Server, moto
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("s3_credentials")]
+pytestmark = [pytest.mark.e2e, pytest.mark.soak, pytest.mark.usefixtures("s3_credentials")]
 
 SCOPES = ["run:1", "run:2"]
 WRITES = 20  # acknowledged in each scope between two steps
@@ -58,11 +58,7 @@ def check(load: Load, bucket: str, folder: Path) -> None:
     print(load.summary())
 
 
-@pytest.mark.parametrize(
-    "ways",
-    ["both", pytest.param("there", marks=pytest.mark.soak),
-     pytest.param("back", marks=pytest.mark.soak)],
-)  # fmt: skip
+@pytest.mark.parametrize("ways", ["both", "there", "back"])
 async def test_while_the_bucket_is_cut_off_writes_wait(
     network: Network, host: Node, s3: S3Server, tmp_path: Path, ways: str
 ) -> None:
@@ -84,7 +80,6 @@ async def test_while_the_bucket_is_cut_off_writes_wait(
         check(load, bucket, tmp_path)
 
 
-@pytest.mark.soak
 async def test_the_control_a_write_saved_here_alone_goes_with_the_disk(
     network: Network, host: Node, s3: S3Server, tmp_path: Path
 ) -> None:

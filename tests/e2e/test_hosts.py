@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.support.host_processes import Cluster, Reader, Writer, check
+from tests.support.host_processes import TTL_S, Cluster, Reader, Writer, check
 from tests.support.process import run_cli
 
 pytestmark = pytest.mark.e2e
@@ -58,7 +60,7 @@ async def under_load(
                     begun.create_task(writer.until(5))
             yield writers, readers
             for writer in writers:
-                writer.ended = True
+                await writer.stop()
             for reader in readers:
                 writer = next(one for one in writers if one.scope == reader.scope)
                 await reader.until(max(writer.acked.values()))
@@ -124,3 +126,37 @@ async def test_a_host_is_drained_under_load_and_nobody_is_disconnected(cluster: 
         assert b"draining" in listed.stdout
         assert await asyncio.to_thread(cluster.hosts["b"].stop) == 0
         await all_go_on(writers)
+
+
+@pytest.mark.soak
+async def test_whatever_happens_to_hosts_at_random(cluster: Cluster) -> None:
+    seed = int(os.environ.get("HOLDFAST_SEED", "7"))
+    draw = random.Random(seed)
+    end = time.monotonic() + float(os.environ.get("HOLDFAST_TEST_SOAK_S", "120"))
+    done: list[str] = []
+    async with under_load(cluster, scopes_of(f"soak{seed}")) as (writers, _):
+        while time.monotonic() < end:
+            name, what = draw.choice("abc"), draw.choice(["kill", "pause", "drain", "stop"])
+            done.append(f"{what} {name}")
+            host = cluster.hosts[name]
+            if what == "pause":
+                os.kill(host.pid, signal.SIGSTOP)
+                await asyncio.sleep(draw.uniform(0.5, 2.5 * TTL_S))
+                os.kill(host.pid, signal.SIGCONT)
+            elif what == "kill":
+                host.stop(signal.SIGKILL)
+                await asyncio.sleep(draw.uniform(0, 2 * TTL_S))
+            elif what == "stop":
+                await asyncio.to_thread(host.stop)
+            else:
+                await cluster.get(name, f"/v1/hosts/{name}/drain", "POST")
+                await asyncio.sleep(draw.uniform(0, 2))
+                await asyncio.to_thread(host.stop)
+            if not host.alive:
+                await asyncio.to_thread(host.start)
+            if draw.random() < 0.7:
+                await cluster.settled()
+                await all_go_on(writers, 3)
+        await cluster.settled()
+        await all_go_on(writers)
+    print(f"seed {seed}: {len(done)} events, {sum(len(w.acked) for w in writers)} acknowledged")

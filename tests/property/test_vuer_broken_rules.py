@@ -11,7 +11,7 @@ from actors.dedupe import DedupeWindow
 from actors.dialects.vuer import plan, rooms
 from actors.dialects.vuer.message import Message, as_message
 from actors.dialects.vuer.otypes import apply_ops
-from actors.dialects.vuer.rooms import Room
+from actors.dialects.vuer.rooms import Change, Room
 from actors.dialects.vuer.scene import Scene
 from edge.client.vuer import store as stores
 from edge.client.vuer.own import Own
@@ -86,7 +86,10 @@ def the_base_stays(patch: pytest.MonkeyPatch) -> None:
 
 
 def undo_does_not_refold(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Room, "refold", lambda self, entry, message: None)
+    def nothing(self: Room, message: Message, seq: int) -> Change:
+        return self._weighed({}, self.root_key)
+
+    patch.setattr(Room, "_refolded", nothing)
 
 
 def pending_is_merged_into_confirmed(patch: pytest.MonkeyPatch) -> None:

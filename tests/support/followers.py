@@ -73,6 +73,10 @@ class ScopePort:
             await Pause()
         return page
 
+    async def bounds(self, address: Address) -> Bounds:
+        await self._wait()
+        return self.scope.bounds
+
     async def subscribe(self, address: Address, tap: Tap) -> Bounds:
         await self._wait()
         self.scope.taps.append(tap)

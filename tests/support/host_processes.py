@@ -30,7 +30,7 @@ from tests.support.process import ServerProcess
 
 KEY = "a link key of well over thirty-two bytes"
 PATIENCE_S = 60.0
-TTL_S = 2.0
+TTL_S = 3.0
 
 
 class Cluster:
@@ -38,7 +38,8 @@ class Cluster:
 
     def __init__(
         self, folder: Path, *names: str, ttl_s: float = TTL_S, options: Sequence[str] = (),
-        engine: Sequence[str] = ("--hosts", "s3"), bucket: str = "", **environ: str,
+        engine: Sequence[str] = ("--hosts", "s3"), bucket: str = "", module: str = "edge.cli",
+        **environ: str,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.objects = folder / "bucket"
@@ -53,7 +54,7 @@ class Cluster:
         self.hosts: dict[str, ServerProcess] = {}
         for name in names:
             flags = ("serve", "--insecure", "--host-name", name, *common)
-            self.hosts[name] = ServerProcess(folder / name, *flags, **environ)
+            self.hosts[name] = ServerProcess(folder / name, *flags, module=module, **environ)
 
     def __enter__(self) -> Cluster:
         try:
@@ -124,10 +125,23 @@ class _Roamer:
         self.scope = scope
         self.disconnects = 0
         self.ended = False
+        self._over = asyncio.Event()
         self._urls = itertools.cycle(urls)
+
+    async def stop(self) -> None:
+        """End once what is under way has been answered."""
+        self.ended = True
+        async with asyncio.timeout(PATIENCE_S):
+            await self._over.wait()
 
     async def run(self) -> None:
         """Until `ended`, on one socket after another."""
+        try:
+            await self._run()
+        finally:
+            self._over.set()
+
+    async def _run(self) -> None:
         async with ClientSession() as session:
             while not self.ended:
                 with contextlib.suppress(ClientError, OSError, TimeoutError, EOFError):

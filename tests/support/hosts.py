@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from actors.alarms import AlarmHandler
 from actors.host import Host
 from actors.host_settings import HostSettings
 from actors.replication import BucketSettings
@@ -53,6 +54,7 @@ def host_at(
     replica: ReplicaSettings | None = None,
     now_ms: Callable[[], int] = clock.now_ms,
     bucket: dict[str, Any] | None = None,
+    on_alarm: AlarmHandler | None = None,
     **settings: Any,
 ) -> Host:
     """A host that ships at once; `bucket` are further settings of it, `settings` of the host."""
@@ -66,6 +68,7 @@ def host_at(
         ),
         store=store,
         now_ms=now_ms,
+        on_alarm=on_alarm,
     )
 
 

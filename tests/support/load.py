@@ -173,6 +173,26 @@ class Load:
                  if a.sent_at >= since]  # fmt: skip
         return percentile(spans, 0.5), percentile(spans, 0.99), percentile(spans, 1.0)
 
+    async def newcomers(self, url: str, seconds: float) -> Counter[str]:
+        """Clients that come to `url` one after the other, each with what another follower of its
+        scope has seen by then; what they are told, by type or code of error.
+        """
+        told: Counter[str] = Counter()
+        end = monotonic() + seconds
+        while monotonic() < end:
+            for scope in self.scopes:
+                last = max(shown[-1] for shown in self.shown[scope].values() if shown)
+                ask = {"type": "sub", "scope": scope, "since": last.seq, "epoch": last.epoch}
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    async with (
+                        asyncio.timeout(CONNECT_S),
+                        self.session.ws_connect(f"{url}/api/sync/socket", max_msg_size=0) as socket,
+                    ):
+                        await socket.send_str(json.dumps(ask))
+                        frame = json.loads(await socket.receive_str())
+                        told[frame.get("code", frame["type"])] += 1
+        return told
+
     def summary(self, since: float = 0.0) -> str:
         """A line for whoever runs the test."""
         median, tail, longest = self.took(since)

@@ -35,11 +35,13 @@ _SEVERAL = {
 class ServerProcess:
     """`command` is `dev` or `serve` with its flags; the environment's own settings do not count."""
 
-    def __init__(self, directory: Path, *command: str, **environ: str) -> None:
+    def __init__(
+        self, directory: Path, *command: str, module: str = "edge.cli", **environ: str
+    ) -> None:
         self.directory = directory
         self.port = 0
         self.url = ""
-        self._command = command
+        self._command = (module, *command)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         several = _SEVERAL.get(MODE, {})
         self._environ = {**kept, "PYTHONPATH": str(ROOT), **several, **environ}
@@ -66,7 +68,7 @@ class ServerProcess:
         """Start and wait for the ready line. Raises AssertionError with the end of the log."""
         self.directory.mkdir(parents=True, exist_ok=True)
         place = ["--port", str(self.port), "--data-dir", str(self.directory / "data"), "--json"]
-        command = [sys.executable, "-m", "edge.cli", *self._command, *place]
+        command = [sys.executable, "-m", *self._command, *place]
         log_path = self.directory / "server.log"
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(

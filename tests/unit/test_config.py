@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edge.cli.reference import cli_document, configuration_document
-from edge.config import Config, ScopeOverride, keys, redacted
+from edge.config import Config, ScopeOverride, check, keys, redacted
 from edge.config_sources import load_config, load_with_sources
 from infra.errors import ConfigError
 
@@ -233,3 +233,21 @@ def test_keep_secrets_are_a_table_in_every_source_and_never_shown(tmp_path: Path
     with pytest.raises(ConfigError, match="expected a table") as caught:
         load_config({}, {"HOLDFAST_KEEP_SECRETS": '["verysecret"]'}, None)
     assert "verysecret" not in str(caught.value)
+
+
+def test_hosts_need_what_they_share() -> None:
+    key = {"link_key": "k" * 32}
+    good: dict[str, Any] = {"bucket": "file:b", "hosts": "s3", "host_name": "a", **key}
+    check(Config(**good))
+    assert Config(**good).settings_for("run:1").durability == "replicated"
+    wrongs: tuple[dict[str, Any], ...] = (
+        {"bucket": ""}, {"link_key": "short"}, {"host_name": ""}, {"edges": 1},
+        {"placement": "tenant"}, {"hosts": "static"}, {"hosts": "nats"}, {"durability": "local"},
+        {"link_listen": "tcp:0.0.0.0:1"}, {"link_address": "unix:/x"},
+        {"hosts": "none", "reuse_port": True},
+    )  # fmt: skip
+    for wrong in wrongs:
+        with pytest.raises(ConfigError):
+            check(Config(**{**good, **wrong}))
+    check(Config(**{**good, "link_listen": "tcp:0.0.0.0:1", "link_address": "tcp:a.example:1"}))
+    assert "kkk" not in str(redacted(Config(**good)))

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from actors.types import Batch, Bounds
 from edge.auth import Action, Principal
+from edge.dialects.asterql.connection import Connection
 from infra import limits
 from infra.errors import FileRefused, Unavailable
 from tests.support.app import Json
-from tests.support.connection import NOW_MS, SCOPE, Bench, change
+from tests.support.connection import NOW_MS, SCOPE, Bench, FakeSink, change
 
 
 @pytest.fixture
@@ -100,6 +102,27 @@ async def test_epoch_is_checked_where_given(bench: Bench) -> None:
     assert (frame["code"], frame["reason"]) == ("snapshot_required", "epoch_changed")
     assert frame["epoch"] == "E" and (frame["head"], frame["floor"]) == (1, 0)
     assert types(await bench.sub(since=1, epoch="E")) == ["subscribed", "caughtUp"]
+
+
+async def test_a_cursor_from_an_edge_that_heard_of_it_first(bench: Bench) -> None:
+    fake = bench.env.fake
+    early = Connection(bench.env, FakeSink(), Principal(id="u2"))
+    early.handle(json.dumps({"type": "sub", "scope": SCOPE}))
+    await bench.rest()
+    ((address, (feed,)),) = fake.taps.items()
+    fake.taps[address] = []  # what follows has not got here yet
+    bench.other_publishes(change("e1"), change("e2"))
+    frames = await bench.sub(since=2, epoch="E")
+    assert types(frames) == ["subscribed", "caughtUp"] and frames[0]["head"] == 2
+    for seq in (1, 2):  # now it gets here
+        feed.deliver(Batch(seq, seq, [fake.bodies[address][seq - 1]], Bounds("E", 2, 0, 2)))
+    assert await bench.rest() == []
+    fake.taps[address] = [feed]
+    bench.other_publishes(change("e3"))
+    assert seqs(await bench.rest()) == [3]
+    await bench.ask({"type": "unsub", "scope": SCOPE})
+    (frame,) = await bench.sub(since=9)
+    assert (frame["code"], frame["reason"]) == ("snapshot_required", "ahead_of_head")
 
 
 async def test_unsub_during_replay(bench: Bench) -> None:

@@ -13,11 +13,14 @@ import pytest
 
 from actors import link_wire as w
 from actors.handing import close_scope
+from actors.host import Host
+from actors.host_settings import HostSettings
 from actors.ownership import DETOUR_S, Ownership
-from actors.types import Address, Draft
-from infra.errors import HoldfastError
+from actors.types import Address, Draft, Page, Resync
+from infra import clock
+from infra.errors import ConfigError, HoldfastError
 from infra.placement.hosts import HostInfo, HostState, View
-from tests.support.hosts import codes, seqs
+from tests.support.hosts import bodies, codes, crash, host_at, put, running, seqs, shipped
 from tests.support.hosts_ports import Follower, Node, nodes, owned_by
 from tests.support.ledgers import draft, envelope
 from tests.support.memory_store import MemoryStore
@@ -321,3 +324,82 @@ async def test_after_a_silence_every_scope_is_settled_anew(
         assert await a.events(address) == ["e1", "e2"]
         assert seqs(await a.put(address, "e3")) == [3]
         assert a.host.counts.fenced == 0, "it was noticed before the next write"
+
+
+# -- alarms ----------------------------------------------------------------------------------------
+
+
+async def test_alarms_ring_at_whoever_owns_the_scope_then(tmp_path: Path) -> None:
+    store, rung = MemoryStore(), asyncio.Queue[tuple[str, str | None]]()
+
+    async def ring(address: Address, name: str, due: int, payload: str | None, n: int) -> None:
+        rung.put_nowait((name, payload))
+
+    async with nodes(tmp_path, store, "a", "b", "c", on_alarm=ring) as found:
+        a, b, c = found["a"], found["b"], found["c"]
+        near, far, unset = owned_by("b", a, 3)
+        await a.port.alarms.set(near, "near", 1, None)
+        async with asyncio.timeout(30):
+            assert await rung.get() == ("near", None)
+        soon = clock.now_ms() + 3_600_000
+        await a.port.alarms.set(far, "far", soon, '"x"')
+        await a.port.alarms.set(unset, "no", soon, None)
+        assert await a.port.alarms.cancel(unset, "no")
+        assert b.host.index.next_due() == soon
+        await b.die()
+        # Time goes on; nobody opens anything.
+        for node in (a, c):
+            node.host.now_ms = lambda: soon + 1
+            node.placement.see(a.info, c.info)
+        async with asyncio.timeout(30):
+            assert await rung.get() == ("far", '"x"')
+            while any("~due/" in key for key in store.objects):
+                await asyncio.sleep(0.01)
+            while any(node.host.index.next_due() is not None for node in (a, c)):
+                await asyncio.sleep(0.01)
+        assert rung.empty()
+
+
+async def test_what_only_this_disk_has_keeps_it_from_becoming_one_of_several(
+    tmp_path: Path,
+) -> None:
+    address = Address("default", "run:1")
+    alone = Host(tmp_path / "before", HostSettings())
+    async with running(alone):
+        assert seqs(await put(alone, address, "e1")) == [1]
+        await crash(alone, tmp_path / "a")
+    store = MemoryStore()
+    with pytest.raises(ConfigError, match="run:1"):
+        await Node("a", tmp_path, store).port.start()
+    async with running(host_at(tmp_path / "a", store)) as again:
+        assert await bodies(again, address) == ["e1"]
+        await shipped(again, address)
+        await again.aclose()
+    async with nodes(tmp_path, store, "a", "b") as found:
+        assert await found["b"].events(address) == ["e1"]
+
+
+async def test_who_has_seen_more_makes_a_host_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(tmp_path, MemoryStore(), "a", "b", "c") as found:
+        a, b, c = found["a"], found["b"], found["c"]
+        (address,) = owned_by("a", a)
+        assert seqs(await a.put(address, "e1")) == [1]
+        # The others take the owner for dead for a moment, of which it hears nothing.
+        for node in (b, c):
+            node.placement.see(b.info, c.info)
+        monkeypatch.setattr("actors.ownership.Ownership.previous", lambda _own, _address: [])
+        assert seqs(await b.put(address, "e2")) == [2]
+        for node in (b, c):
+            monkeypatch.setattr(node.port.handing, "sweep", lambda: None)  # nobody hands over
+            node.placement.see(a.info, b.info, c.info)
+        assert (await a.port.bounds(address)).head == 1, "it does not know"
+        for node in (c, a):
+            page = await node.port.read(
+                address, 2, entries_max=10, bytes_max=1 << 20, joined=False
+            )  # fmt: skip
+            assert isinstance(page, Page) and page.bounds.head == 2
+        page = await c.port.read(address, 3, entries_max=10, bytes_max=1 << 20, joined=False)
+        assert isinstance(page, Resync) and page.reason == "ahead_of_head", "nobody has"
+        assert await a.events(address) == ["e1", "e2"]

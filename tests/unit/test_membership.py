@@ -215,3 +215,5 @@ def test_a_host_that_was_silent_too_long_knows_it_when_it_is_back() -> None:
     assert member.lapses == 1 and member.may_claim(45.2)
     member.renewed(50, 32)
     assert member.lapses == 1
+    member.renewed(64, 33, 66)  # 14 s after it, but stored perhaps after 16
+    assert member.lapses == 2

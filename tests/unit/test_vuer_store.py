@@ -8,7 +8,8 @@ import pytest
 
 from actors.dialects.vuer.graph import Graph, SequenceGap, apply_message, create_empty_graph
 from actors.dialects.vuer.message import Message, VuerRefusal
-from actors.dialects.vuer.otypes import EFFECTS, REGISTERED, register_otype
+from actors.dialects.vuer.otypes import EFFECTS, register_otype
+from actors.dialects.vuer.properties import REGISTERED
 from edge.client.vuer.store import GraphStore, create_graph
 from tests.support.vuer import sequenced
 from tests.support.vuer_store import Alone, add, put

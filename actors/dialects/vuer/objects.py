@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from actors.dialects.vuer.node import Node, Stamp
+from actors.dialects.vuer.properties import REGISTERED
 
 LEAF: Final = "\0"
 
@@ -27,6 +28,28 @@ def write(node: Node, path: str, value: Any, stamp: Stamp) -> bool:
     old = node.props.get(path)
     node.props[path] = _written(node.lww, path, old, value, stamp)
     return True
+
+
+def stamped_below(lww: dict[str, Stamp], place: str, old: Any) -> list[str]:
+    """The places below one that have stamps, where `old` is what stands there.
+
+    Only members of objects have them, so the value leads to them: to look through all stamps of a
+    node for each member of a merge would be a second for a message of 64 KiB. An application's own
+    operation may have put another value over an object.
+    """
+    if REGISTERED:
+        return [name for name in lww if name.startswith(place + LEAF)]
+    found: dict[str, None] = {}
+    waiting = [(place, old)]
+    while waiting:
+        at, value = waiting.pop()
+        if type(value) is dict:
+            for name, member in value.items():
+                below = at + LEAF + name
+                if below in lww:
+                    found[below] = None
+                waiting.append((below, member))
+    return list(found)
 
 
 def merge(node: Node, path: str, value: dict[str, Any], stamp: Stamp) -> None:
@@ -76,7 +99,7 @@ def _written(lww: dict[str, Stamp], place: str, old: Any, value: Any, stamp: Sta
     lww[place] = stamp
     below = place + LEAF
     kept = []
-    for name in [name for name in lww if name.startswith(below)]:
+    for name in stamped_below(lww, place, old):
         if lww[name] > stamp:
             kept.append(name)
         else:

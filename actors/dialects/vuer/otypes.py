@@ -12,8 +12,15 @@ from typing import Any, Final
 
 from actors.dialects.vuer.message import REDO, UNDO, Message, Op
 from actors.dialects.vuer.node import RESERVED, Node
-from actors.dialects.vuer.objects import LEAF, merge, merge_property, wins, write
-from actors.dialects.vuer.properties import ABSENT, NOTHING, SETTERS, TRANSFORMS, Transform
+from actors.dialects.vuer.objects import merge, merge_property, stamped_below, wins, write
+from actors.dialects.vuer.properties import (
+    ABSENT,
+    NOTHING,
+    REGISTERED,
+    SETTERS,
+    TRANSFORMS,
+    Transform,
+)
 from actors.dialects.vuer.scene import Scene
 from actors.dialects.vuer.tables import NO_CHILDREN, Blocks
 from actors.dialects.vuer.text import Text
@@ -65,8 +72,7 @@ def _set(scene: Scene, message: Message, op: Op) -> None:
     if op["otype"] == "object.set":
         write(node, path, op["value"], stamp)
         return
-    below = path + LEAF
-    for name in [name for name in node.lww if name.startswith(below)]:
+    for name in stamped_below(node.lww, path, node.props.get(path)):
         del node.lww[name]
     node.lww[path] = stamp
     _put(node, path, op["value"])
@@ -324,8 +330,6 @@ EFFECTS: Final[dict[str, Effect]] = {
 }  # fmt: skip
 for _otype in _CHILDREN:
     EFFECTS[_otype] = _or_children(_otype, EFFECTS[_otype])
-
-REGISTERED: Final[dict[str, Callable[[Op], bool]]] = {}
 
 
 def register_otype(

@@ -109,8 +109,10 @@ def _concat(c: Any, op: Op) -> Any:
 
 def _union(c: Any, op: Op) -> Any:
     found = list(c)
+    known = set(map(v.identity, found))
     for item in op["value"]:
-        if not any(v.deep_equal(item, held) for held in found):
+        if (name := v.identity(item)) not in known:
+            known.add(name)
             found.append(item)
     return found
 
@@ -158,4 +160,6 @@ GUARDS: Final[dict[str, Guard]] = {
     "array.push": lambda value: True, "array.remove": lambda value: True, "array.union": is_list,
     "object.merge": is_object,
 }  # fmt: skip
+# Operations of applications (otypes.register_otype) with their guards.
+REGISTERED: Final[dict[str, Callable[[Op], bool]]] = {}
 SETTERS: Final = frozenset(otype for otype in GUARDS if otype.endswith(".set"))

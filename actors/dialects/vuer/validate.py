@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from actors.dialects.vuer.message import REDO, UNDO, Message, Op, VuerRefusal
-from actors.dialects.vuer.otypes import EFFECTS, REGISTERED, insert_of, move_of, parse_id
-from actors.dialects.vuer.properties import GUARDS
+from actors.dialects.vuer.otypes import EFFECTS, insert_of, move_of, parse_id
+from actors.dialects.vuer.properties import GUARDS, REGISTERED
 from actors.dialects.vuer.text import INIT
 from actors.dialects.vuer.values import INTEGER_MAX, is_number, normal
 

@@ -80,6 +80,18 @@ def deep_equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def identity(value: Any) -> Any:
+    """What can be hashed and is equal for two JSON values exactly where `deep_equal` is."""
+    kind = type(value)
+    if kind is bool:
+        return ("b", value)
+    if kind is list:
+        return ("l", *map(identity, value))
+    if kind is dict:
+        return frozenset((name, identity(member)) for name, member in value.items())
+    return value
+
+
 def blend(a: str, b: str, alpha: Number) -> str:
     """Per channel floor(a(1-alpha) + b·alpha + 0.5)."""
     mixed = []

@@ -282,10 +282,22 @@ class Connection:
             self._resubscribe(held, frame)
             return
         assert self.principal is not None
-        feed = None
+        address = Address(self.principal.tenant, scope)
+        feed = bounds = None
         try:
-            feed = await self._env.feeds.join(Address(self.principal.tenant, scope))
+            feed = await self._env.feeds.join(address)
+            if frame.since is not None and frame.since > feed.bounds.head:
+                # Another edge may have heard of it before this one: the scope itself knows. It is
+                # asked for what follows, as a host that was away would not know itself.
+                page = await self._env.port.read(
+                    address, frame.since, entries_max=1, bytes_max=limits.PAGE_BYTES_MAX,
+                    joined=False,
+                )  # fmt: skip
+                bounds = page.bounds
         except HoldfastError as error:
+            if feed is not None:
+                self._env.feeds.leave(feed, None)
+                feed = None
             self._scope_error(scope, error)
             return
         finally:
@@ -297,7 +309,7 @@ class Connection:
             self, feed, scope, batched=frame.batch, wants_durable=frame.durable
         )
         self._subscriptions[scope] = subscription
-        self._begin(subscription, frame.since, frame.epoch)
+        self._begin(subscription, frame.since, frame.epoch, bounds)
 
     async def _may_subscribe(self, frame: f.Sub) -> str | None:
         """The refusal to send, or None."""
@@ -336,10 +348,15 @@ class Connection:
         else:
             self._begin(held, frame.since, None)
 
-    def _begin(self, subscription: Subscription, since: int | None, epoch: str | None) -> None:
-        """Start (again) at `since`; without it at the head, live from now."""
+    def _begin(
+        self, subscription: Subscription, since: int | None, epoch: str | None,
+        asked: Bounds | None = None,
+    ) -> None:  # fmt: skip
+        """Start (again) at `since`; without it at the head, live from now. `asked` is what the
+        scope itself has just said, where that was needed.
+        """
         feed = subscription.feed
-        bounds = feed.bounds
+        bounds = asked or feed.bounds
         reason = None
         if epoch and bounds.epoch and epoch != bounds.epoch:
             reason = "epoch_changed"

@@ -64,7 +64,9 @@ class Subscription:
         self.connection.resync(self, "epoch_changed", bounds)
 
     def go_live(self) -> None:
-        """The cursor is at the feed's tail, tested without a suspension in between."""
+        """The cursor is at the feed's tail, tested without a suspension in between; or beyond it,
+        and the scope has no more.
+        """
         self.replaying = False
         self.feed.live[self] = None  # first: sending may end the connection
         if not self.announced:
@@ -95,5 +97,8 @@ class Subscription:
                 self.connection.sink.send([text])
             else:
                 self.connection.sink.send([f.event(body) for body in page.bodies])
-        if self.replaying and self.cursor == self.feed.tail:
+            if self.replaying and self.cursor == self.feed.tail:
+                self.go_live()
+        elif self.cursor >= self.feed.tail:
+            # Or beyond it: what this edge's feed hears of late, it passes over.
             self.go_live()

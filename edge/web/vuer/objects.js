@@ -12,6 +12,29 @@
 import { compareStamps, isObject } from "./transforms.js";
 
 const LEAF = "\0";
+let foreign = false; // an application's own operation may have put another value over an object
+
+/** There are operations of an application's from now on. */
+export function expectForeign() {
+  foreign = true;
+}
+
+/** The places below one that have stamps, where `old` stands there: only members of objects do. */
+function stampedBelow(lww, place, old) {
+  if (foreign) return [...lww.keys()].filter((name) => name.startsWith(place + LEAF));
+  const found = new Set();
+  const waiting = [[place, old]];
+  while (waiting.length > 0) {
+    const [at, value] = waiting.pop();
+    if (!isObject(value)) continue;
+    for (const [name, member] of Object.entries(value)) {
+      const below = at + LEAF + name;
+      if (lww.has(below)) found.add(below);
+      waiting.push([below, member]);
+    }
+  }
+  return found;
+}
 
 /** Whether a write with `stamp` replaces what was written with `held`. */
 export const wins = (stamp, held) =>
@@ -26,7 +49,7 @@ export function write({ props, lww }, path, value, stamp) {
 
 /** Set a property to what is no object: no member of it is left to keep. It has won already. */
 export function put({ props, lww }, path, value, stamp) {
-  for (const name of [...lww.keys()]) if (name.startsWith(path + LEAF)) lww.delete(name);
+  for (const name of stampedBelow(lww, path, props.get(path))) lww.delete(name);
   lww.set(path, stamp);
   props.set(path, value);
 }
@@ -46,14 +69,13 @@ export function mergeProperty({ props, lww }, path, value, stamp) {
 }
 
 function merged(lww, path, current, value, stamp) {
-  let made = current;
+  const made = new Map(Object.entries(current));
   for (const [name, item] of Object.entries(value)) {
     const below = path + LEAF + name;
     if (!wins(stamp, lww.get(below))) continue;
-    const old = Object.hasOwn(made, name) ? made[name] : undefined;
-    made = withMember(made, name, member(lww, below, old, item, stamp));
+    made.set(name, member(lww, below, made.get(name), item, stamp));
   }
-  return made;
+  return Object.fromEntries(made);
 }
 
 /** What a member becomes that was `old`; the write has won at the place itself. */
@@ -73,9 +95,8 @@ function written(lww, place, old, value, stamp) {
   lww.set(place, stamp);
   const below = place + LEAF;
   const kept = [];
-  for (const [name, held] of [...lww]) {
-    if (!name.startsWith(below)) continue;
-    if (compareStamps(held, stamp) > 0) kept.push(name.slice(below.length).split(LEAF));
+  for (const name of stampedBelow(lww, place, old)) {
+    if (compareStamps(lww.get(name), stamp) > 0) kept.push(name.slice(below.length).split(LEAF));
     else lww.delete(name);
   }
   kept.sort((a, b) => a.length - b.length);

@@ -1,6 +1,7 @@
 /** Operations of an application's own. */
 
 import { addOtype } from "./graph.js";
+import { expectForeign } from "./objects.js";
 import { addValidator } from "./validate.js";
 
 /**
@@ -11,4 +12,5 @@ import { addValidator } from "./validate.js";
 export function registerOtype(otype, isValid, change) {
   addValidator(otype, isValid);
   addOtype(otype, change);
+  expectForeign();
 }

@@ -115,9 +115,24 @@ const product = (a, b) => a * b;
 const lower = (a, b) => (b < a ? b : a);
 const higher = (a, b) => (b > a ? b : a);
 const each = (combine) => (c, v) => c.map((item, i) => combine(item, v[i]));
+/** A text that is equal for two JSON values exactly where `deepEqual` is. */
+function identity(value) {
+  if (typeof value === "number") return String(value); // -0 is 0
+  if (Array.isArray(value)) return `[${value.map(identity).join()}]`;
+  if (!isObject(value)) return JSON.stringify(value);
+  const names = Object.keys(value).sort();
+  return `{${names.map((name) => `${JSON.stringify(name)}:${identity(value[name])}`).join()}}`;
+}
+
 const appendNew = (list, items) => {
   const all = [...list];
-  for (const item of items) if (!all.some((held) => deepEqual(held, item))) all.push(item);
+  const known = new Set(all.map(identity));
+  for (const item of items) {
+    const name = identity(item);
+    if (known.has(name)) continue;
+    known.add(name);
+    all.push(item);
+  }
   return all;
 };
 
