@@ -60,6 +60,7 @@ SHELL: set[str] = {
     "edge/serving.py",
     "edge/processes/supervisor.py",
     "edge/processes/running.py",
+    "edge/processes/store.py",
     "edge/processes/siblings.py",
     "edge/processes/edge.py",
     "edge/processes/listeners.py",
@@ -197,7 +198,9 @@ SHELL: set[str] = {
     "infra/restore.py",
     "infra/stores/directory.py",
     "infra/stores/metered.py",
+    "infra/stores/remote.py",
     "infra/stores/s3.py",
+    "infra/stores/serving.py",
     "infra/tasks.py",
     "infra/wal.py",
 }

@@ -22,6 +22,7 @@ COMMANDS: Final = (
     "edge",
     "actor",
     "forkserver",
+    "store",
     "publish",
     "events",
     "scope",

@@ -19,6 +19,7 @@ from actors.transfers import Transfers
 from edge.application import Application
 from edge.hosting import host_settings
 from edge.processes.boot import Boot
+from edge.processes.store import store_of
 from infra import clock
 from infra.link.sockets import Listener
 from infra.paths import tenant_home
@@ -53,7 +54,8 @@ async def serve_scopes(
         await serving.ring(address, name, due_at, payload, attempt)
 
     on_alarm = ring if application.alarm_handlers else None
-    async with Host(Path(config.data_dir), settings, on_alarm=on_alarm) as host:
+    store = store_of(boot)
+    async with Host(Path(config.data_dir), settings, on_alarm=on_alarm, store=store) as host:
         idle_s = None if boot.tenant is None else config.tenant_idle_s
         life = ProcessLife(boot.name, clock.now_ms(), tenant=boot.tenant, idle_s=idle_s)
         transfers = Transfers(host)

@@ -37,6 +37,7 @@ class Boot(msgspec.Struct, frozen=True):
     tenant: str | None = None  # whose process this is
     edges: dict[str, str] = {}  # where each edge listens for the others, if there are others
     listen_fd: int | None = None  # an edge's, inherited: the socket to accept clients from
+    store: str = ""  # where the process listens that speaks to the bucket, if there is one
 
     def application(self) -> Application:
         """The user's."""

@@ -26,6 +26,7 @@ from edge.config import Config
 from edge.processes.boot import Boot, encode_boot
 from edge.processes.children import ForkServer, Process, Spawned, spawn
 from edge.processes.listeners import Listeners
+from edge.processes.store import shares_store
 from edge.processes.tenants import Tenants
 from edge.server import ServerInfo
 from edge.serving import told_until
@@ -79,6 +80,7 @@ class Supervisor:
         self._tenants: Tenants | None = None
         self._control: Listener | None = None
         self._forks: ForkServer | None = None
+        self._store = ""
 
     async def __aenter__(self) -> Supervisor:
         config = self._config
@@ -105,6 +107,9 @@ class Supervisor:
                 )
                 self._forks = ForkServer(encode_boot(boot), (self._lock_fd,))
                 self._tasks.spawn(self._forks.keep(), name="fork server")
+            if shares_store(config):
+                self._store = f"unix:{self._run_dir}/store"
+                await self._begin([_Child("store", "store")])
             await self._begin(actors)
             edges = [_Child("edge", f"edge-{number}") for number in range(config.edges)]
             self._listeners = self._listen([edge.name for edge in edges])
@@ -214,7 +219,7 @@ class Supervisor:
         boot = Boot(
             child.name if child.tenant is None else child.tenant, self._config, self._mode,
             self._target, str(Path.cwd()), members, self._key, control, child.tenant,
-            self._edges, listen_fd=None if listeners is None else held,
+            self._edges, listen_fd=None if listeners is None else held, store=self._store,
         )  # fmt: skip
         try:
             line = await process.greet(encode_boot(boot))
@@ -236,7 +241,7 @@ class Supervisor:
             self._listeners.close()
         if self._tenants is not None:
             await self._tenants.aclose()
-        for role in ("edge", "actor"):
+        for role in ("edge", "actor", "store"):
             await self._end([child for child in self._children if child.role == role])
         await self._tasks.aclose()
         if self._control is not None:

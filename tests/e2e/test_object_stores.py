@@ -1,4 +1,6 @@
-"""One contract for every object store: a directory, S3 over HTTP, and what wraps a store."""
+"""One contract for every object store: a directory, S3 over HTTP, what wraps a store, and one that
+another process has.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,7 @@ from infra.objects import (
 from infra.stores.metered import MeteredStore
 from tests.support.faulty_store import FaultyStore
 from tests.support.s3 import ROOT, S3Server
+from tests.support.shared_store import SharedStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("s3_credentials")]
 
@@ -37,6 +40,8 @@ WRAPPERS: dict[str, Callable[[ObjectStore], ObjectStore]] = {
     "s3": lambda store: store,
     "metered": lambda store: MeteredStore(store, Meter()),
     "faulty": FaultyStore,
+    "shared": SharedStore,
+    "shared s3": SharedStore,
 }
 KEYS = ["a", "a-b/c", "a/b", "a/b-c", "a/b.d/e", "a/c/0000/1", "a/c/0009/1", "a0", "b", "ä/ö", "𝄞"]
 RANGES = [
@@ -56,10 +61,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"file:{tmp_path / 'bucket'}"
 
 
-@pytest.fixture(params=WRAPPERS)
+SOAKED = pytest.param("shared s3", marks=pytest.mark.soak)  # each part of it is tested otherwise
+
+
+@pytest.fixture(params=[name if name != "shared s3" else SOAKED for name in WRAPPERS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """An empty bucket of each kind."""
-    if request.param == "s3":
+    if "s3" in request.param:
         server: S3Server = request.getfixturevalue("moto_server")
         opened = open_store(server.bucket_url("some/prefix"))
     else:

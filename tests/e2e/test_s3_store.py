@@ -28,6 +28,7 @@ from infra.objects import (
 from infra.stores import s3
 from tests.support.s3 import ROOT
 from tests.support.scripted_http import Reply, Scripted
+from tests.support.shared_store import SharedStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("s3_credentials")]
 
@@ -58,8 +59,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 
 @pytest.fixture
-def store(server: Scripted) -> Iterator[ObjectStore]:
+def here(server: Scripted) -> Iterator[ObjectStore]:
     opened = open_store(f"s3://bucket/p?endpoint={server.url}&region=eu-test-1")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["here", pytest.param("shared", marks=pytest.mark.soak)])
+def store(here: ObjectStore, request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    """The store itself, and as other processes have it."""
+    if request.param == "here":
+        yield here
+        return
+    opened = SharedStore(here)
     yield opened
     opened.close()
 
@@ -157,13 +169,13 @@ def test_refusals_are_not_repeated(server: Scripted, store: ObjectStore) -> None
 
 
 def test_a_closed_store_does_not_wait(
-    server: Scripted, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    server: Scripted, here: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "BACKOFF_MS", 1 << 40)
-    store.close()
+    here.close()
     server.script(UNAVAILABLE, UNAVAILABLE)
     with pytest.raises(StoreUnavailable):
-        store.get("a")
+        here.get("a")
     assert len(server.requests) == 1
 
 
@@ -347,14 +359,14 @@ def test_an_upload_that_fails_is_given_up(
     )
 
 
-def test_a_file_that_shrinks_is_not_stored(server: Scripted, store: ObjectStore) -> None:
+def test_a_file_that_shrinks_is_not_stored(server: Scripted, here: ObjectStore) -> None:
     class Shrinking(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             return super().read(min(1 << 20, size or 0)) if self.tell() < PART_BYTES else b""
 
     server.script(BEGUN, PART)
     with pytest.raises(ValueError, match="shrank"):
-        store.put("a", Shrinking(bytes(2 * PART_BYTES)))
+        here.put("a", Shrinking(bytes(2 * PART_BYTES)))
     assert [request.method for request in server.requests] == ["POST", "PUT", "DELETE"]
 
 

@@ -68,9 +68,9 @@ def test_every_command_has_help_and_json() -> None:
 
 def test_design_names_every_command() -> None:
     assert COMMANDS == (
-        "dev", "serve", "edge", "actor", "forkserver", "publish", "events", "scope", "actors",
-        "hosts", "restore", "fork", "verify", "export", "import", "config", "token", "doctor",
-        "version",
+        "dev", "serve", "edge", "actor", "forkserver", "store", "publish", "events", "scope",
+        "actors", "hosts", "restore", "fork", "verify", "export", "import", "config", "token",
+        "doctor", "version",
     )  # fmt: skip
 
 
