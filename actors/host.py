@@ -287,6 +287,8 @@ class Host(StateReads, Closing):
         """Open the local file, or make one. `fetched`: it was just matched with the bucket."""
         if (error := self.failures.get(address)) is not None:
             raise Unavailable(str(error), retry_after_ms=60_000)
+        if not self.settings.owns(address):  # whatever asks for it: another process has the file
+            raise Closed("the scope is another process's", code="moved", retry_after_ms=50)
         path = ledger_path(self.directory, *address)
         policy = self.settings.policy(address)
         ledger = self._open_ledger(path, address)

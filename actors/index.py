@@ -96,6 +96,10 @@ class Index:
             (*address, str(path.relative_to(self._root))),
         )
 
+    def remove(self, address: Address) -> None:
+        """The scope is another process's now."""
+        self._write("DELETE FROM scopes WHERE tenant=? AND scope=?", address)
+
     def set_due(self, address: Address, due_at: int | None) -> None:
         """When the scope's next alarm is due; None: never."""
         self._write("UPDATE scopes SET due_at=? WHERE tenant=? AND scope=?", (due_at, *address))
@@ -232,21 +236,27 @@ def scan(root: Path, home: str = "*") -> Iterator[tuple[Address, str, int | None
     Slow: for a thread.
     """
     for path in sorted(root.glob(f"{home}/??/*.db")):
+        if (found := peek(path)) is not None:
+            yield found[0], str(path.relative_to(root)), found[1]
+
+
+def peek(path: Path) -> tuple[Address, int | None] | None:
+    """Whose ledger it is, and its earliest alarm; None for what is none. For a thread."""
+    try:
         wal = path.with_name(path.name + "-wal")
-        try:
-            # Immutable: a reader would leave a -shm beside every closed ledger. Whoever scans has
-            # the directory, and a file without a WAL is whole.
-            db = open_reader(path, immutable=not wal.exists() or wal.stat().st_size == 0)
-        except (HoldfastError, OSError):
-            continue
-        try:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            row = db.execute("SELECT tenant, scope FROM scope").fetchone()
-            if row is None or version > VERSION:
-                continue
-            (due_at,) = db.execute("SELECT min(due_at) FROM alarms").fetchone()
-            yield Address(*row), str(path.relative_to(root)), due_at
-        except sqlite3.Error:
-            continue  # damaged or not a ledger: opening the scope will say so
-        finally:
-            db.close()
+        # Immutable: a reader would leave a -shm beside every closed ledger. Whoever looks has the
+        # directory, and a file without a WAL is whole.
+        db = open_reader(path, immutable=not wal.exists() or wal.stat().st_size == 0)
+    except (HoldfastError, OSError):
+        return None
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        row = db.execute("SELECT tenant, scope FROM scope").fetchone()
+        if row is None or version > VERSION:
+            return None
+        (due_at,) = db.execute("SELECT min(due_at) FROM alarms").fetchone()
+        return Address(*row), due_at
+    except sqlite3.Error:
+        return None  # damaged or not a ledger: opening the scope will say so
+    finally:
+        db.close()

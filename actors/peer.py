@@ -20,6 +20,7 @@ from infra.link.sockets import dial
 if TYPE_CHECKING:
     from actors.remote import RemotePort
     from actors.sent import Sent
+    from actors.types import Address
 
 log = logging.getLogger("holdfast.peer")
 
@@ -112,6 +113,18 @@ class Peer:
         """It is over."""
         self._under_way -= request.size
         self._requests -= 1
+
+    def adopt(self, request: Sent) -> None:
+        """It went to another process first; `repeat` follows."""
+        self._under_way += request.size
+        self._requests += 1
+
+    def take(self, address: Address) -> list[Sent]:
+        """What waits for a scope that is another's now, in order."""
+        taken = [request for request in self._waiting if request.address == address]
+        if taken:
+            self._waiting = deque(one for one in self._waiting if one.address != address)
+        return taken
 
     def repeat(self, request: Sent) -> None:
         """It was not answered: send it again, a little later."""

@@ -24,7 +24,9 @@ from actors.ephemeral_remote import RemoteEphemera
 from actors.followed import Followed
 from actors.inspection import COUNTERS, Report, merged
 from actors.peer import Find, Peer
+from actors.pins import Placed
 from actors.receiving import At, Receiving
+from actors.repinning import Repinning
 from actors.reply import FutureReply
 from actors.rows import Key, Row
 from actors.scan import MEMORY_BYTES_MAX, Spool, Work
@@ -46,7 +48,6 @@ from infra import clock, ids
 from infra.errors import Busy, Closed, HoldfastError, TryLater
 from infra.link.connection import Link, Service
 from infra.link.errors import DeadlinePassed
-from infra.placement.rendezvous import Member, Owners
 from infra.tasks import TaskOwner
 
 T = TypeVar("T")
@@ -74,7 +75,9 @@ class RemotePort:
         self.alarms = RemoteAlarms(self)
         self.beside = RemoteEphemera(self)
         self.ephemeral = self.beside.open
-        self._owners = Owners(Member(name) for name in members)
+        self.placed = Placed(me, members)
+        self.moves = Repinning(self)
+        self._numbered = 0
         self._peers = {name: Peer(self, name, self._place_of, key, me) for name in members}
         self._followed: dict[Address, Followed] = {}
         self._touched: dict[Reply, None] = {}
@@ -106,9 +109,7 @@ class RemotePort:
         """The process that has the scope."""
         if self._find is not None:
             return self.tenant(address.tenant)
-        name = self._owners.of(address)
-        assert name is not None
-        return self._peers[name]
+        return self._peers[self.placed.of(address)]
 
     def tenant(self, name: str) -> Peer:
         """The tenant's process."""
@@ -168,7 +169,7 @@ class RemotePort:
             self._tasks.spawn(work, name="make")
             return
         peer = self.peer_of(address)
-        request = Sent(self, peer, drafts, reply, tag)
+        request = Sent(self, peer, address, drafts, reply, tag)
         sent = []
         for at, draft in enumerate(drafts):
             cause = draft.cause
@@ -178,7 +179,14 @@ class RemotePort:
                 request.own.add(at)
             sent.append(w.wire_draft(draft, cause))
         request.payload = w.encode(w.Append(*address, replicated, sent))
+        if self.moves.held and self.moves.hold(request):
+            return
         peer.put(request)
+
+    def next_number(self) -> int:
+        """Of an append, in the order in which they came."""
+        self._numbered += 1
+        return self._numbered
 
     async def _make(
         self, address: Address, drafts: list[Draft], reply: Reply, tag: Any, replicated: bool
@@ -379,6 +387,11 @@ class RemotePort:
         if unused and self._followed.get(followed.address) is followed:
             del self._followed[followed.address]
             followed.leave()
+
+    def follow_again(self, address: Address) -> None:
+        """The scope is another process's now."""
+        if (followed := self._followed.get(address)) is not None:
+            self._rejoin(followed)
 
     def _rejoin(self, followed: Followed) -> None:
         """Its stream ended though the link stands: the scope moves."""

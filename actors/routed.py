@@ -23,15 +23,14 @@ if TYPE_CHECKING:
 class Routed(Sent):
     """`made`: some draft is a factory, which never crosses a link."""
 
-    __slots__ = ("_hosts", "address", "causes", "made", "replicated")
+    __slots__ = ("_hosts", "causes", "made", "replicated")
 
     def __init__(
         self, port: HostsPort, address: Address, drafts: list[Draft], reply: Reply, tag: Any,
         *, replicated: bool,
     ) -> None:  # fmt: skip
-        super().__init__(port, None, drafts, reply, tag)  # type: ignore[arg-type] # see `send`
+        super().__init__(port, None, address, drafts, reply, tag)  # type: ignore[arg-type] # `send`
         self._hosts = port
-        self.address = address
         self.replicated = replicated
         self.made = any(draft.make is not None for draft in drafts)
         self.causes: list[str] = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from actors import link_wire as w
-from actors.types import Appended, Bounds, Draft, Duplicate, Outcome, Rejected, Reply
+from actors.types import Address, Appended, Bounds, Draft, Duplicate, Outcome, Rejected, Reply
 from infra import clock
 from infra.errors import HoldfastError, TryLater
 from infra.link.errors import LinkLost
@@ -24,12 +24,27 @@ EMPTY: Final = Bounds("", 0, 0, 0)
 class Sent:
     """An append under way; fits infra.link.connection.Caller."""
 
-    __slots__ = ("drafts", "own", "payload", "peer", "port", "reply", "size", "tag", "until")
+    __slots__ = (
+        "address",
+        "drafts",
+        "number",
+        "own",
+        "payload",
+        "peer",
+        "port",
+        "reply",
+        "size",
+        "tag",
+        "until",
+    )
 
     def __init__(
-        self, port: RemotePort, peer: Peer, drafts: list[Draft], reply: Reply, tag: Any
-    ) -> None:
+        self, port: RemotePort, peer: Peer, address: Address, drafts: list[Draft], reply: Reply,
+        tag: Any,
+    ) -> None:  # fmt: skip
         self.port = port
+        self.number = port.next_number()
+        self.address = address
         self.peer = peer
         self.drafts = drafts
         self.reply = reply
@@ -64,7 +79,17 @@ class Sent:
         self.failed(TryLater("the scope's process does not answer", retry_after_ms=1000))
 
     def _repeat(self) -> None:
+        if self.port.moves.held and self.port.moves.hold_back(self):
+            return
+        self.go_to(self.port.peer_of(self.address))
         self.peer.repeat(self)
+
+    def go_to(self, peer: Peer) -> None:
+        """The scope is another process's now."""
+        if peer is not self.peer:
+            self.peer.answered(self)
+            self.peer = peer
+            peer.adopt(self)
 
     def _mine(self, at: int, outcome: Outcome) -> Outcome:
         # Nobody else can have used such a cause: it was written the first time it was sent.

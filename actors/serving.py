@@ -34,6 +34,7 @@ PART_BYTES: Final = 256 << 10
 MOVED_RETRY_MS: Final = 50
 RING_WAIT_S: Final = 60.0
 SLEEP_WAIT_S: Final = 5.0
+SUPERVISOR: Final = "supervisor"
 
 Method = Callable[["Serving", Link, int, msgspec.Raw], Awaitable[msgspec.Raw]]
 
@@ -93,7 +94,9 @@ class Serving:
         return None
 
     def greeted(self, link: Link) -> None:
-        """An edge is there."""
+        """An edge is there. A supervisor asks and goes: it runs no handlers."""
+        if link.peer == SUPERVISOR:
+            return
         if link not in self.links:
             self.links.add(link)
             self.linked.set()

@@ -23,6 +23,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(base, _show)
     app.router.add_post(base + "/sleep", _sleep)
     app.router.add_post(base + "/wake", _wake)
+    app.router.add_post(base + "/move", _move)
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -55,6 +56,18 @@ async def _wake(request: web.Request) -> web.Response:
     """Open its file, out of the bucket where it must be."""
     await _changing(request)
     return await _about(request, server_of(request).attendance.wake)
+
+
+async def _move(request: web.Request) -> web.Response:
+    """Give it to another process; clients stay connected. Query: process."""
+    await _changing(request)
+    server = server_of(request)
+    if server.mover is None:
+        raise Problem("bad_params", "scopes move between the processes of `serve --actors A` only")
+    process = request.query.get("process", "")
+    address = Address(request.match_info["tenant"], request.match_info["scope"])
+    await server.mover(address, process)
+    return await _about(request, server.attendance.outline)
 
 
 async def _changing(request: web.Request) -> None:

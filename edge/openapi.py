@@ -122,6 +122,7 @@ def _actor_paths() -> dict[str, Any]:
         base: one("get", "One scope, awake or asleep; it is not woken (admin)"),
         f"{base}/sleep": one("post", "Have it sleep once nothing is under way (admin)"),
         f"{base}/wake": one("post", "Have it wake (admin)"),
+        f"{base}/move": one("post", "Give it to another actor process: query process (admin)"),
     }
 
 

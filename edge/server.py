@@ -96,6 +96,7 @@ class Server:
         self.port: StatePort
         self.inspector: Inspector
         self.attendance: Attendance  # whoever gives `remote` sets it
+        self.mover: Callable[[Address, str], Awaitable[None]] | None = None
         if remote is None:
             on_alarm = self.ring if application.alarm_handlers else None
             settings = host_settings(config, application, self.open_max)

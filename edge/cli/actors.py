@@ -84,11 +84,30 @@ def wake(scope: str, tenant: str, url: str, token: str | None, as_json: bool) ->
     _tell(_ask(url, token, tenant, scope, "wake"), as_json)
 
 
-def _ask(url: str, token: str | None, tenant: str, scope: str, verb: str = "") -> dict[str, Any]:
+@command.command("move")
+@click.argument("scope")
+@click.argument("process")
+@tenant_option
+@remote_options
+@json_option
+def move(scope: str, process: str, tenant: str, url: str, token: str | None, as_json: bool) -> None:
+    """Give SCOPE to another actor process of one server, such as actor-1, for good.
+
+    What is under way is finished, clients stay connected and miss nothing. Exits with 3 where there
+    is no such scope, and with 7 where it could not be moved now.
+    """
+    _tell(_ask(url, token, tenant, scope, "move", process=process), as_json)
+
+
+def _ask(
+    url: str, token: str | None, tenant: str, scope: str, verb: str = "", **query: str
+) -> dict[str, Any]:
     path = f"/v1/actors/{quote(tenant, safe='')}/{quote(scope, safe='')}"
     if verb:
         path += f"/{verb}"
-    found: dict[str, Any] = get_json(url, path, token=token, method="POST" if verb else "GET")
+    found: dict[str, Any] = get_json(
+        url, path, token=token, query=query, method="POST" if verb else "GET"
+    )
     return found
 
 

@@ -13,6 +13,7 @@ import msgspec
 from actors.attendance import HostAttendance, ProcessLife
 from actors.attendance_links import attendance_methods
 from actors.host import Host
+from actors.moving import Moving
 from actors.serving import Serving
 from actors.transfer_links import transfer_methods
 from actors.transfers import Transfers
@@ -45,8 +46,11 @@ async def serve_scopes(
     open_max = raise_open_files_limit(config.open_scopes_max)
     home = "*" if boot.tenant is None else tenant_home(boot.tenant)
     process = boot.name if boot.tenant is None else f"tenants/{home}"
-    owns = boot.ownership()
-    settings = host_settings(config, application, open_max, process=process, owns=owns, home=home)
+    placed = boot.placed()
+    has, accepts = placed.has, placed.accepts
+    if boot.tenant is not None:
+        has = accepts = lambda address: address.tenant == boot.tenant
+    settings = host_settings(config, application, open_max, process=process, owns=has, home=home)
     serving: Serving | None = None
 
     async def ring(address, name, due_at, payload, attempt):  # type: ignore[no-untyped-def]
@@ -58,17 +62,19 @@ async def serve_scopes(
     async with Host(Path(config.data_dir), settings, on_alarm=on_alarm, store=store) as host:
         idle_s = None if boot.tenant is None else config.tenant_idle_s
         life = ProcessLife(boot.name, clock.now_ms(), tenant=boot.tenant, idle_s=idle_s)
-        transfers = Transfers(host)
+        transfers, moving = Transfers(host), Moving(host, placed)
         more = {
+            **moving.methods,
             **attendance_methods(HostAttendance(host, life)),
             **transfer_methods(lambda: transfers),
         }
-        serving = Serving(host, owns, more=more)
+        serving = Serving(host, accepts, more=more)
         listener = Listener(boot.name, boot.key, serving, serving.greeted)
         due = Path(config.data_dir) / process / DUE
         try:
             if boot.tenant is not None:
                 due.unlink(missing_ok=True)
+            await moving.settle()
             ready(await listener.listen(boot.place))
             if boot.tenant is None:
                 await stop.wait()

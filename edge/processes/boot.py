@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from actors.types import Address
+from actors.pins import Pin, Placed
 from edge.access import Mode
 from edge.application import Application, load_application
 from edge.config import Config
 from infra.errors import ConfigError
-from infra.placement.rendezvous import Member, Owners
 
 BOOT_BYTES_MAX = 4 << 20
 
@@ -38,6 +36,7 @@ class Boot(msgspec.Struct, frozen=True):
     edges: dict[str, str] = {}  # where each edge listens for the others, if there are others
     listen_fd: int | None = None  # an edge's, inherited: the socket to accept clients from
     store: str = ""  # where the process listens that speaks to the bucket, if there is one
+    pins: list[Pin] = []  # scopes that were moved
 
     def application(self) -> Application:
         """The user's."""
@@ -52,12 +51,9 @@ class Boot(msgspec.Struct, frozen=True):
             return next(iter(self.members.values()))
         return self.members[self.name]
 
-    def ownership(self) -> Callable[[Address], bool]:
-        """Whether a scope is this process's."""
-        if self.tenant is not None:
-            return lambda address: address.tenant == self.tenant
-        owners = Owners(Member(name) for name in self.members)
-        return lambda address: owners.of(address) == self.name
+    def placed(self) -> Placed:
+        """Where scopes are, as this process knows it at its start."""
+        return Placed(self.name, self.members, self.pins)
 
 
 def encode_boot(boot: Boot) -> bytes:

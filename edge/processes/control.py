@@ -1,6 +1,7 @@
 """The supervisor, as an edge knows it: asked where a tenant's process listens, and telling of those
 it has started: for an alarm, whose handler runs at an edge, which would not dial otherwise; or for
-another edge, with whose clients this one's may want to meet.
+another edge, with whose clients this one's may want to meet; asked to move a
+scope, and telling of those that were moved.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from actors import link_wire as w
+from actors.moving import decode_pins
+from actors.pins import Pin
+from actors.types import Address
 from edge.processes.boot import Boot
 from infra.errors import HoldfastError, TryLater
 from infra.link.connection import Answerer, Link
@@ -22,16 +26,22 @@ from infra.link.sockets import dial
 log = logging.getLogger("holdfast.control")
 
 ANSWER_WAIT_S: Final = 30.0
+MOVE_WAIT_S: Final = 60.0
 AGAIN_S: Final = 0.1
 
 
 class Control:
-    """`run` keeps the link; fits infra.link.connection.Service. `wake` is called with a tenant."""
+    """`run` keeps the link; fits infra.link.connection.Service. `wake` is called with a tenant,
+    `moved` with all pins.
+    """
 
-    def __init__(self, boot: Boot, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self, boot: Boot, wake: Callable[[str], None], moved: Callable[[list[Pin]], None]
+    ) -> None:
         self._boot = boot
         self._wake = wake
         self.awake: Callable[[str], None] = lambda _tenant: None  # a tenant's process was started
+        self._moved = moved
         self._link: Link | None = None
         self._up = asyncio.Event()
 
@@ -43,8 +53,11 @@ class Control:
                 link = await dial(boot.control, boot.name, boot.key, self)
                 self._link = link
                 self._up.set()
-                for tenant in await self._ask("alarmed", None):  # while nobody was linked
-                    self._wake(tenant)
+                if boot.config.placement == "tenant":
+                    for tenant in await self._ask("alarmed", None):  # while nobody was linked
+                        self._wake(tenant)
+                else:
+                    self._moved(msgspec.convert(await self._ask("pins", None), list[Pin]))
                 await link.wait_ended()
             except (HoldfastError, TimeoutError) as error:
                 log.warning("no link to the supervisor error=%s", error)
@@ -61,14 +74,18 @@ class Control:
         tenants: list[str] = await self._ask("running", None)
         return tenants
 
-    async def _ask(self, method: str, asked: Any) -> Any:
+    async def move(self, address: Address, process: str) -> None:
+        """Have the scope move. Raises HoldfastError."""
+        await self._ask("move", Pin(*address, process), MOVE_WAIT_S)
+
+    async def _ask(self, method: str, asked: Any, within_s: float = ANSWER_WAIT_S) -> Any:
         try:
             async with asyncio.timeout(ANSWER_WAIT_S):
                 await self._up.wait()
         except TimeoutError as error:
             raise TryLater("the supervisor does not answer", retry_after_ms=1000) from error
         assert self._link is not None
-        answer = await self._link.call(method, w.encode(asked), within_s=ANSWER_WAIT_S)
+        answer = await self._link.call(method, w.encode(asked), within_s=within_s)
         return w.decode_plain(answer)
 
     # -- infra.link.connection.Service -------------------------------------------------------------
@@ -76,12 +93,15 @@ class Control:
     def opened(
         self, link: Link, stream: int, method: str, payload: msgspec.Raw, deadline_ms: int
     ) -> Answerer | None:
-        act = {"alarmed": self._wake, "awake": self.awake}.get(method)
-        if act is None:
+        tenant = {"alarmed": self._wake, "awake": self.awake}.get(method)
+        if tenant is None and method != "pins":
             link.fail(stream, LinkError(f"no method {method[:40]!r}"))
             return None
         try:
-            act(w.decode_text(payload))
+            if tenant is not None:
+                tenant(w.decode_text(payload))
+            else:
+                self._moved(decode_pins(payload))
             link.done(stream)
         except HoldfastError as error:
             link.fail(stream, error)

@@ -13,6 +13,7 @@ import msgspec
 from actors import link_wire as w
 from actors.attendance_links import RemoteAttendance, Running
 from actors.peer import Find
+from actors.pins import Pin
 from actors.remote import RemotePort
 from actors.transfer_links import RemoteTransfers
 from actors.types import Address
@@ -60,6 +61,11 @@ class Rings:
         self._tasks.spawn(self._ring(self.server, link, stream, payload), name="ring")
         return None
 
+    def moved(self, pins: list[Pin]) -> None:
+        """Scopes have other processes."""
+        if self.server is not None and self.server.remote is not None:
+            self.server.remote.moves.learn(pins, self._tasks)
+
     def lost(self, link: Link) -> None:
         """What rings goes on; whoever asked hears that the link was lost, and asks again."""
 
@@ -85,9 +91,11 @@ def make_edge(
 ) -> tuple[Server, Rings]:  # fmt: skip
     """A server whose scopes are those of the boot's members."""
     rings = Rings()
+    control: Control | None = None
     if find is None and boot.control:
-        control = rings.control = Control(boot, rings.wake)
-        find, running = control.find, control.running
+        control = rings.control = Control(boot, rings.wake, rings.moved)
+        if boot.config.placement == "tenant":
+            find, running = control.find, control.running
     remote = RemotePort(
         boot.members, boot.key, boot.name, spool_dir=Path(boot.config.data_dir), service=rings,
         find=find,
@@ -95,6 +103,7 @@ def make_edge(
     remote.beside.wakes = find is not None and len(boot.edges) > 1
     if rings.control is not None:
         rings.control.awake = remote.beside.awake
+    remote.placed.learn(boot.pins)
     data_dir = Path(boot.config.data_dir)
 
     def may_exist(address: Address) -> bool:
@@ -103,6 +112,8 @@ def make_edge(
     server = kind(boot.config, application, boot.mode, remote=remote, **options)
     server.attendance = RemoteAttendance(remote, running, may_exist)
     server.transfers = RemoteTransfers(remote, data_dir)
+    if control is not None and boot.config.placement == "hash":
+        server.mover = control.move
     rings.server = server
     return server, rings
 

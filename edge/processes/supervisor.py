@@ -26,6 +26,7 @@ from edge.config import Config
 from edge.processes.boot import Boot, encode_boot
 from edge.processes.children import ForkServer, Process, Spawned, spawn
 from edge.processes.listeners import Listeners
+from edge.processes.moves import Moves
 from edge.processes.store import shares_store
 from edge.processes.tenants import Tenants
 from edge.server import ServerInfo
@@ -78,6 +79,7 @@ class Supervisor:
         self._edges: dict[str, str] = {}
         self._listeners: Listeners | None = None
         self._tenants: Tenants | None = None
+        self._moves: Moves | None = None
         self._control: Listener | None = None
         self._forks: ForkServer | None = None
         self._store = ""
@@ -107,6 +109,10 @@ class Supervisor:
                 )
                 self._forks = ForkServer(encode_boot(boot), (self._lock_fd,))
                 self._tasks.spawn(self._forks.keep(), name="fork server")
+            else:
+                self._moves = Moves(directory, self._members, self._key)
+                self._control = Listener("supervisor", self._key, self._moves, self._moves.greeted)
+                await self._control.listen(f"unix:{self._run_dir}/control")
             if shares_store(config):
                 self._store = f"unix:{self._run_dir}/store"
                 await self._begin([_Child("store", "store")])
@@ -220,6 +226,7 @@ class Supervisor:
             child.name if child.tenant is None else child.tenant, self._config, self._mode,
             self._target, str(Path.cwd()), members, self._key, control, child.tenant,
             self._edges, listen_fd=None if listeners is None else held, store=self._store,
+            pins=[] if self._moves is None else self._moves.pins,
         )  # fmt: skip
         try:
             line = await process.greet(encode_boot(boot))
@@ -239,8 +246,9 @@ class Supervisor:
         self._stopping = True
         if self._listeners is not None:
             self._listeners.close()
-        if self._tenants is not None:
-            await self._tenants.aclose()
+        for asked in (self._tenants, self._moves):
+            if asked is not None:
+                await asked.aclose()
         for role in ("edge", "actor", "store"):
             await self._end([child for child in self._children if child.role == role])
         await self._tasks.aclose()
