@@ -1,4 +1,4 @@
-"""Edges, actor processes and the whole server killed or stopped under a mixed load, for
+"""Edges, actor processes and the whole server killed or stopped, and scopes moved, under load, for
 HOLDFAST_SOAK_PROCESSES_S (ten minutes in `make soak`), and then the accounts: no acknowledged
 write is lost, no subscriber has seen a gap or a repeat. HOLDFAST_SEED repeats the draws.
 
@@ -95,6 +95,7 @@ class ProcessSoak(Soak):
         super().__init__(server)
         self.ends_at = monotonic() + secs
         self.blows: dict[str, int] = {}
+        self.tasks: set[asyncio.Future[None]] = set()
         self.strata: dict[str, int] = {}
         self.strata_readers = [StrataReader(server) for _ in range(2)]
         self._whole = whole  # the supervisor is struck as well
@@ -127,10 +128,24 @@ class ProcessSoak(Soak):
             if self._whole and draw.random() < 0.02:
                 await self._strike_all(draw)
                 continue
+            if draw.random() < 0.15:
+                self.tasks.add(asyncio.ensure_future(self._move(draw.choice(HOT), draw)))
             children = await asyncio.to_thread(self.server.children)
             living = [pid for pid in children if role_of(pid) and age_s(pid) > GROWN_S]
             if living:
                 await self._strike(draw.choice(living), draw)
+
+    async def _move(self, scope: str, draw: random.Random) -> None:
+        """Give a scope to some process, while others are struck."""
+        url = f"{self.server.url}/v1/actors/default/{scope}/move"
+        query = {"process": f"actor-{draw.randrange(2)}"}
+        wait = aiohttp.ClientTimeout(total=60)
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=wait) as session,
+                session.post(url, params=query) as answer,
+            ):
+                self._count("moves" if answer.status == 200 else "moves refused")
 
     async def _strike(self, pid: int, draw: random.Random) -> None:
         role = role_of(pid)
@@ -178,6 +193,8 @@ class ProcessSoak(Soak):
             for _ in range(2):
                 group.create_task(self.come_and_go())
             group.create_task(self.strike())
+        if self.tasks:
+            await asyncio.wait(self.tasks)
         async with asyncio.timeout(2 * WAIT_S), asyncio.TaskGroup() as group:
             for reader in self.finished:
                 head = self.account.head(reader.scope)
