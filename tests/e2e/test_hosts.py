@@ -5,6 +5,7 @@ lost, followers see no gap and no repeat, and one owner commits at a time.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -126,6 +127,23 @@ async def test_a_host_is_drained_under_load_and_nobody_is_disconnected(cluster: 
         assert b"draining" in listed.stdout
         assert await asyncio.to_thread(cluster.hosts["b"].stop) == 0
         await all_go_on(writers)
+
+
+async def test_any_host_tells_which_scopes_are_awake_on_all(cluster: Cluster) -> None:
+    scopes = scopes_of("awake")
+    async with under_load(cluster, scopes) as (writers, _readers):
+        await all_go_on(writers)
+    tell = ("actors", "ls", "--prefix", scopes[0][:-1], "--json", "--url", cluster.url("a"))
+    told = json.loads((await asyncio.to_thread(run_cli, *tell)).stdout)
+    assert [one["scope"] for one in told["scopes"]] == sorted(scopes)
+    owners = {one["scope"]: one["process"] for one in told["scopes"]}
+    assert len(set(owners.values())) > 1, "more than one host has them"
+    away = next(scope for scope in scopes if owners[scope] != "a")
+    asleep = await asyncio.to_thread(
+        run_cli, "actors", "sleep", away, "--json", "--url", cluster.url("a")
+    )
+    found = json.loads(asleep.stdout)
+    assert (found["state"], found["process"]) == ("asleep", owners[away])
 
 
 @pytest.mark.soak
