@@ -181,11 +181,13 @@ async def test_all_of_nats_stops_and_settled_scopes_are_served(
 
 
 @pytest.mark.parametrize(
-    ("engine", "victim"),
-    [("nats", "b"), pytest.param("nats", "c", marks=soak), pytest.param("s3", "b", marks=soak)],
+    ("engine", "victim", "p99_s"),
+    [("nats", "b", 10.0),  # a machine that does much else beside
+     pytest.param("nats", "b", 2.0, marks=soak), pytest.param("nats", "c", 2.0, marks=soak),
+     pytest.param("s3", "b", 2.0, marks=soak)],
 )  # fmt: skip
 async def test_a_drain_disconnects_nobody(
-    network: Network, tmp_path: Path, engine: str, victim: str
+    network: Network, tmp_path: Path, engine: str, victim: str, p99_s: float
 ) -> None:
     with Deployment(network, tmp_path, engine) as deployment:
         async with under_load(deployment, tmp_path) as load:
@@ -197,7 +199,7 @@ async def test_a_drain_disconnects_nobody(
             await load.more(WRITES)
             assert load.closes == [] and not load.refusals, (load.closes, load.refusals)
             print(f"drain: {load.summary(began)}")
-            assert load.took(began)[1] < 2.0
+            assert load.took(began)[1] < p99_s
             if victim not in OTHERS:  # else its clients would leave
                 deployment.hosts[victim].signal(15)
                 await deployment.until_sees(OTHERS, OTHERS)
