@@ -44,7 +44,7 @@ from infra.errors import Busy, Closed, ConfigError, HoldfastError, TryLater
 from infra.link.connection import Link
 from infra.link.errors import LinkLost
 from infra.link.sockets import Listener
-from infra.placement.hosts import View
+from infra.placement.hosts import HostInfo, View
 from infra.placement.placement import Placement
 
 T = TypeVar("T")
@@ -248,6 +248,11 @@ class HostsPort(RemotePort):
     def here(self, address: Address) -> bool:
         """Whether our own host is to be asked."""
         return self._place(address) == self.name
+
+    def elsewhere(self, address: Address) -> HostInfo | None:
+        """The other host that has the scope, for whoever can ask it directly."""
+        host = self.own.view.owner(address)
+        return None if host is None or host.name == self.name or self.here(address) else host
 
     def _serves(self, address: Address) -> bool:
         if self.here(address):

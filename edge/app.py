@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
+from actors.hosts_port import HostsPort
 from edge import actors, admin, tenant_paths, transfer
 from edge.dialects.asterql import http as asterql
 from edge.dialects.para import http as para
@@ -16,7 +17,8 @@ from edge.dialects.stratasync import http as stratasync
 from edge.dialects.vuer import http as vuer
 from edge.metrics import counts_of, render
 from edge.openapi import document
-from edge.requests import SERVER, answer_errors, cors, mounted_at, server_of
+from edge.replaying import replay
+from edge.requests import SERVER, answer_errors, cors, mounted_at, principal_of, server_of
 from edge.version import VERSION
 from infra.sqlite import SQLITE_VERSION
 
@@ -36,8 +38,11 @@ _SECURITY = {
 
 def build_app(server: Server) -> web.Application:
     """Everything one server answers."""
+    middlewares = [cors(server.config.cors_origins), answer_errors]
+    if isinstance(server.remote, HostsPort) and server.config.host_instance:
+        middlewares.append(replay(server.remote.elsewhere, _tenant_of))
     app = web.Application(
-        middlewares=[cors(server.config.cors_origins), answer_errors],
+        middlewares=middlewares,
         client_max_size=server.config.body_bytes_max,
     )
     app[SERVER] = server
@@ -65,6 +70,10 @@ def build_app(server: Server) -> web.Application:
         para.add_routes(app, server.para)
     tenant_paths.add_routes(app, server.runtime.tenancy)  # last: it must hide nothing
     return app
+
+
+async def _tenant_of(request: web.Request) -> str:
+    return (await principal_of(request)).tenant
 
 
 async def _root(request: web.Request) -> web.Response:

@@ -171,6 +171,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     host_weight: Annotated[
         int, Meta(ge=1, le=64), _doc("Its share of the scopes against the others'.", "parts")
     ] = 1
+    host_instance: Annotated[
+        str,
+        _doc(
+            "What the proxy in front knows this host by; other hosts then answer `fly-replay` to "
+            "it for requests whose scope is here.",
+            "name",
+        ),
+    ] = ""
     hosts_static: Annotated[
         tuple[str, ...],
         _doc("With `static`, every host as `NAME@LINK` or `NAME@LINK*WEIGHT`.", "list"),
@@ -440,7 +448,12 @@ def check_hosts(config: Config) -> None:
     if config.hosts == "nats" and not config.nats_url:
         raise ConfigError("hosts 'nats' needs nats_url")
     link = config.link_address or config.link_listen
-    check_host(HostInfo(name=config.host_name, link=link, weight=config.host_weight))
+    check_host(
+        HostInfo(
+            name=config.host_name, link=link, weight=config.host_weight,
+            instance=config.host_instance,
+        )
+    )  # fmt: skip
     if link == config.link_listen and link.split(":")[1] in ("0.0.0.0", "[", "*"):
         raise ConfigError(f"others cannot dial {link}; set link_address")
 

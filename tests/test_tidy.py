@@ -169,6 +169,7 @@ SHELL: set[str] = {
     "edge/dialects/starkeep/opening.py",
     "edge/dialects/starkeep/spaces.py",
     "edge/metrics.py",
+    "edge/replaying.py",
     "edge/requests.py",
     "edge/runtime.py",
     "edge/sending.py",

@@ -57,7 +57,7 @@ def placement_of(config: Config, listened: str) -> Placement:
     me = check_host(
         HostInfo(
             name=config.host_name, link=config.link_address or listened, life=ids.new_id(),
-            weight=config.host_weight,
+            weight=config.host_weight, instance=config.host_instance,
         )
     )  # fmt: skip
     if config.hosts == "s3":

@@ -20,6 +20,7 @@ from infra.placement.rendezvous import WEIGHT_MAX, Key, Member, owner, ranked
 HOSTS_MAX: Final = 256
 HOST_BYTES_MAX: Final = 4096  # one host's record
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _LINK: Final = re.compile(
     r"(?:tcp|tls):(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}"
 )
@@ -96,6 +97,11 @@ def check_host(host: HostInfo) -> HostInfo:
         )
     if not 1 <= host.weight <= WEIGHT_MAX:
         raise ConfigError(f"host {host.name}: a weight is from 1 to {WEIGHT_MAX}")
+    if not _INSTANCE.fullmatch(host.instance):  # it becomes part of a header
+        raise ConfigError(
+            f"host {host.name}: {host.instance!r} is no instance: up to 64 letters, digits, '-' "
+            "and '_'"
+        )
     return host
 
 

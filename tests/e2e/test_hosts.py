@@ -12,8 +12,10 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from tests.support.host_processes import TTL_S, Cluster, Reader, Writer, check
 from tests.support.process import run_cli
@@ -178,3 +180,22 @@ async def test_whatever_happens_to_hosts_at_random(cluster: Cluster) -> None:
         await cluster.settled()
         await all_go_on(writers)
     print(f"seed {seed}: {len(done)} events, {sum(len(w.acked) for w in writers)} acknowledged")
+
+
+async def test_a_proxy_is_told_which_host_has_a_room(tmp_path: Path) -> None:
+    with Cluster(tmp_path, "a", "b", instances=True) as two:
+        await two.settled()
+        seen = set()
+        async with ClientSession() as session:
+            for number in range(12):
+                for name, other in (("a", "b"), ("b", "a")):
+                    url = f"{two.url(name)}/api/sync/events?scope=run:{number}"
+                    async with session.get(url) as answer:
+                        replayed = answer.headers.get("fly-replay", "")
+                    assert replayed.partition(";")[0] in ("", f"instance=machine-{other}")
+                    seen.add((name, number, bool(replayed)))
+        # Of each scope one host sends requests away, and the other serves them; both have some.
+        assert len({(number, replayed) for _, number, replayed in seen}) == 24
+        assert {(name, replayed) for name, _, replayed in seen} == {
+            (name, replayed) for name in "ab" for replayed in (False, True)
+        }

@@ -39,6 +39,7 @@ class Cluster:
     def __init__(
         self, folder: Path, *names: str, ttl_s: float = TTL_S, options: Sequence[str] = (),
         engine: Sequence[str] = ("--hosts", "s3"), bucket: str = "", module: str = "edge.cli",
+        instances: bool = False,
         **environ: str,
     ) -> None:  # fmt: skip
         self.folder = folder
@@ -54,6 +55,8 @@ class Cluster:
         self.hosts: dict[str, ServerProcess] = {}
         for name in names:
             flags = ("serve", "--insecure", "--host-name", name, *common)
+            if instances:
+                flags += ("--host-instance", f"machine-{name}")
             self.hosts[name] = ServerProcess(folder / name, *flags, module=module, **environ)
 
     def __enter__(self) -> Cluster:
