@@ -13,8 +13,9 @@ import contextlib
 import logging
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from actors import link_wire as w
@@ -36,7 +37,7 @@ from actors.routed import Routed
 from actors.rows import Key, Row
 from actors.scan import Spool, Work
 from actors.sent import ANSWER_WAIT_S, ELSEWHERE
-from actors.serving import Moved, Serving
+from actors.serving import Method, Moved, Serving
 from actors.snapshot import Snapshot
 from actors.types import Address, Bounds, Draft, EntryPage, Page, Reply, Resync
 from infra import clock
@@ -88,7 +89,7 @@ class HostsPort(RemotePort):
         self._lapses = 0
         self._kick = asyncio.Event()
 
-    def serve(self, host: Host) -> None:
+    def serve(self, host: Host, more: Mapping[str, Method] = MappingProxyType({})) -> None:
         """Our own scopes. Once, before `start`; `host` asks `handing.claim` of us."""
         self.host = self.handing.host = host
         self.inspection = Inspection(host)
@@ -96,7 +97,7 @@ class HostsPort(RemotePort):
         methods = {
             "release": self.handing.released, "agree": self.handing.agreed,
             "verify": self.handing.verified,
-            **self.admin.methods, **attendance_methods(self.attendance),
+            **self.admin.methods, **attendance_methods(self.attendance), **more,
         }  # fmt: skip
         self.serving = self.handing.serving = Serving(host, self._serves, more=methods)
         self._listener = Listener(self.name, self._key, self.serving, self.serving.greeted)

@@ -108,10 +108,7 @@ def _address(request: web.Request) -> Address:
 
 
 def _transfers(request: web.Request) -> Transferring:
-    server = server_of(request)
-    transfers = server.transfers
-    if transfers is None and server.remote is not None:
-        raise Problem("unavailable", "with several hosts, scopes are not forked or exported yet")
+    transfers = server_of(request).transfers
     if transfers is None or server_of(request).runtime.stopping:
         raise Problem("closed", "the server is going away", retry_after_ms=1000)
     return transfers

@@ -89,6 +89,7 @@ SHELL: set[str] = {
     "actors/moving.py",
     "actors/repinning.py",
     "edge/processes/moves.py",
+    "actors/hosts_transfers.py",
     "actors/transfer_links.py",
     "actors/hosts_attendance.py",
     "actors/attendance.py",

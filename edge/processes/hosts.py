@@ -8,6 +8,8 @@ from pathlib import Path
 from actors.host import Host
 from actors.hosts_attendance import HostsAttendance
 from actors.hosts_port import HostsPort
+from actors.hosts_transfers import HostsTransfers
+from actors.transfer_links import transfer_methods
 from actors.types import Address
 from edge.access import Mode
 from edge.application import Application
@@ -45,7 +47,10 @@ def make_host(config: Config, application: Application, mode: Mode) -> Server:
     open_max = raise_open_files_limit(config.open_scopes_max)
     settings = host_settings(config, application, open_max, claim=port.handing.claim)
     on_alarm = ring if application.alarm_handlers else None
-    port.serve(Host(Path(config.data_dir), settings, on_alarm=on_alarm))
+    transfers = HostsTransfers(port, Path(config.data_dir))
+    host = Host(Path(config.data_dir), settings, on_alarm=on_alarm)
+    port.serve(host, transfer_methods(lambda: transfers.own))
+    server.transfers = transfers
     server.attendance = HostsAttendance(port)
     return server
 

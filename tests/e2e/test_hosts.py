@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -180,6 +181,46 @@ async def test_whatever_happens_to_hosts_at_random(cluster: Cluster) -> None:
         await cluster.settled()
         await all_go_on(writers)
     print(f"seed {seed}: {len(done)} events, {sum(len(w.acked) for w in writers)} acknowledged")
+
+
+async def test_scopes_are_forked_exported_and_imported_at_any_host(cluster: Cluster) -> None:
+    text = "x" * 50_000
+    async with ClientSession() as session:
+
+        async def asked(host: str, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+            url = f"{cluster.url(host)}/v1/scopes/default/{path}"
+            async with session.request(method, url, **options) as answer:
+                return answer.status, await answer.read()
+
+        source = cluster.hosts["a"]
+        for number in range(8):
+            source.publish("run:first", f"message:m{number}", {"text": text, "n": number})
+        first = json.loads((await asked("b", "GET", "run:first"))[1])
+        made = []
+        for host in cluster.hosts:
+            for number in range(3):  # some are its own, some another's
+                name = f"run:fork-{host}{number}"
+                body = {"from": "run:first"} | ({"at": "seq:3"} if number == 2 else {})
+                status, told = await asked(host, "POST", f"{name}/fork", json=body)
+                assert status == 201, told
+                made.append((name, 3 if number == 2 else 8))
+            status, data = await asked(host, "GET", "run:first/export?format=ndjson")
+            assert status == 200 and len(data) > 8 * len(text)
+            for number in range(3):
+                name = f"run:import-{host}{number}"
+                status, told = await asked(host, "POST", f"{name}/import", data=data)
+                assert status == 201, told
+                made.append((name, 8))
+                status, told = await asked(host, "POST", f"{name}/import", data=data)
+                assert (status, json.loads(told)["code"]) == (409, "conflict")
+        for name, head in made:
+            for host in cluster.hosts:
+                status, told = await asked(host, "GET", name)
+                shown = json.loads(told)
+                assert (status, shown["head"]) == (200, head), (name, shown)
+                assert shown["epoch"] != first["epoch"]
+            assert source.publish(name, "message:new", {"n": 1}) == head + 1
+            assert len(cluster.restored(name).rows) == head + 1, "the bucket has it"
 
 
 async def test_a_proxy_is_told_which_host_has_a_room(tmp_path: Path) -> None:
