@@ -118,7 +118,7 @@ def _on_disk(data_dir: Path, one: Address | None) -> Iterator[_Scope]:
             raise HoldfastError(f"no scope {one.scope!r} in {data_dir}", code="not_found")
         yield _Scope(str(path), one)
         return
-    for path in sorted(data_dir.glob("*/*/*.db")):
+    for path in sorted(data_dir.glob("*/??/*.db")):
         yield _Scope(str(path), None)
 
 
