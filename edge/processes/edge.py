@@ -112,6 +112,9 @@ def make_edge(
     server = kind(boot.config, application, boot.mode, remote=remote, **options)
     server.attendance = RemoteAttendance(remote, running, may_exist)
     server.transfers = RemoteTransfers(remote, data_dir)
+    if server.para is not None:
+        leads = boot.name == next(iter(boot.edges), boot.name)
+        server.para.leads = lambda _address: leads
     if control is not None and boot.config.placement == "hash":
         server.mover = control.move
     rings.server = server

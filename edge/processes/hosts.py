@@ -52,6 +52,8 @@ def make_host(config: Config, application: Application, mode: Mode) -> Server:
     port.serve(host, transfer_methods(lambda: transfers.own))
     server.transfers = transfers
     server.attendance = HostsAttendance(port)
+    if server.para is not None:
+        server.para.leads = port.here
     return server
 
 

@@ -4,7 +4,7 @@ share.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from actors.port import StatePort
@@ -46,6 +46,7 @@ class ParaService:
         transport = declared.transport
         self._publisher = None if transport is None else Publisher(runtime.port, transport)
         self._sources: list[RunningSource] = []
+        self.leads: Callable[[Address], bool] = lambda _address: True  # of several, who runs them
 
     def authority(self, name: str, tenant: str = "default") -> SyncedAuthority:
         """The objects of a namespace. Raises ProtocolError for what cannot name one."""
@@ -77,7 +78,8 @@ class ParaService:
     def start(self) -> None:
         """Begin the sources."""
         for source in self.declared.sources:
-            running = RunningSource(source, self.authority(source.namespace), self.tasks)
+            authority = self.authority(source.namespace)
+            running = RunningSource(source, authority, self.tasks, self.leads)
             self._sources.append(running)
             running.start()
 

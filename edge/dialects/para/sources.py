@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from actors.types import Address
 from edge.auth import resolve
 from edge.dialects.para.authority import SyncedAuthority
 from edge.dialects.para.coalesce import Coalesced
@@ -44,10 +45,16 @@ class Source:
 
 
 class RunningSource:
-    """A source at work; `stop` ends it."""
+    """A source at work; `stop` ends it. Of several processes with the same sources the one that
+    `leads` the object's scope runs them.
+    """
 
-    def __init__(self, source: Source, authority: SyncedAuthority, tasks: TaskOwner) -> None:
+    def __init__(
+        self, source: Source, authority: SyncedAuthority, tasks: TaskOwner,
+        leads: Callable[[Address], bool] = lambda _address: True,
+    ) -> None:  # fmt: skip
         self._source = source
+        self._leads = leads
         self._authority = authority
         self._off: Callable[[], None] | None = None
         self.work = Coalesced(self._compute, tasks, f"para source {source.key}")
@@ -76,5 +83,7 @@ class RunningSource:
             await asyncio.sleep(every_s)
 
     async def _compute(self) -> None:
+        if not self._leads(self._authority.address(self._source.key)):
+            return  # another process of this deployment does it
         value = await resolve(self._source.compute())
         await self._authority.put(self._source.key, value)
