@@ -206,6 +206,7 @@ async def test_without_a_bucket_nothing_can_be_raised(tmp_path: Path) -> None:
         frame = {"type": "publish", "id": 1, "scope": S, "level": "replicated"}
         answer = await client.ask({**frame, "envelopes": [patch(n=1)]})
         assert answer["results"][0]["code"] == "no_bucket"
+        assert "retryAfterMs" not in answer["results"][0], "a repeat would not help"
         status, problem = await post(server, patch(n=1), level="replicated")
         assert (status, problem["code"], problem["retryable"]) == (400, "no_bucket", False)
         assert (await client.publish(S, patch(n=1)))["results"] == [{"seq": 1}]

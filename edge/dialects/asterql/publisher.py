@@ -181,9 +181,9 @@ class Publisher:
                 gate.address, drafts, self, (gate, tags), replicated=self._replicated
             )
         except HoldfastError as error:
-            rejected = Rejected(
-                error.code, str(error), retry_after_ms=error.retry_after_ms or RETRY_MS
-            )
+            # A client takes the hint for a promise that a repeat may help.
+            after_ms = (error.retry_after_ms or RETRY_MS) if error.retryable else None
+            rejected = Rejected(error.code, str(error), retry_after_ms=after_ms)
             self.settle((gate, tags), [rejected] * len(drafts), Bounds("", 0, 0, 0))
             self.flush()
 
